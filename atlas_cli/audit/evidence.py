@@ -174,17 +174,20 @@ class Evidence:
             return ""
         return "each window of an example counts as a text; intervals take them as independent"
 
-    def chosen_steps(self) -> Iterator[Step]:
+    def chosen_steps(self, most: int | None = None) -> Iterator[Step]:
         """Take steps from rounds and clients in turn, until ``most`` texts are reached.
+
+        Args:
+            most: of an attack that takes long; no more than those of the audit.
 
         Raises:
             Inapplicable: no activations were recorded.
         """
         if not self.steps:
             raise Inapplicable("no activations were recorded")
-        texts = 0
+        texts, enough = 0, self.most if most is None else min(most, self.most)
         for step in sorted(self.steps, key=lambda s: (s.number, s.round, s.client)):
-            if texts >= self.most:
+            if texts >= enough:
                 return
             texts += step.batch.n_examples
             yield step

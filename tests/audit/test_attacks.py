@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from support.tiny_models import tiny_model
 
 from atlas_cli.audit.attack_all import audit
-from atlas_cli.audit.attacks import attack_of, length_from_gradients, membership
+from atlas_cli.audit.attacks import _forward_match, attack_of, bisr, length_from_gradients, membership
 from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import Evidence, token_vectors
 from atlas_cli.audit.figures import Inapplicable
@@ -24,7 +24,7 @@ from atlas_cli.testing import attacks as conformance
 from atlas_cli.wire.messages import Activations, AdapterUpdate, Delivery
 
 RECORDED = {"audit": {"record": {"rounds": [1]}}, "training": {"rounds": 1, "local_steps": 4}}
-RECOVERY = ("nearest-embedding", "ridge-inverter", "mlp-inverter")
+RECOVERY = ("nearest-embedding", "ridge-inverter", "mlp-inverter", "decoder-inverter", "bisr")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def test_what_the_attacker_makes_is_what_a_client_sends(evidence):
     torch.testing.assert_close(made.activations, seen.activations)
 
 
-def test_random_activations_stay_at_chance(evidence):
+def test_random_activations_stay_at_chance(evidence, monkeypatch):
+    monkeypatch.setattr(_forward_match, "STEPS", 2)  # whatever it moves to makes something else
     noisy = replace(evidence)
     noisy.__dict__["steps"] = evidence.steps
     generator = torch.Generator().manual_seed(0)
@@ -66,12 +67,42 @@ def test_random_activations_stay_at_chance(evidence):
 
 
 @pytest.mark.parametrize("name", RECOVERY)
-def test_tokens_of_an_undefended_tiny_model_are_recovered(evidence, name):
+def test_tokens_of_an_undefended_tiny_model_are_recovered(evidence, name, monkeypatch):
+    monkeypatch.setattr(bisr, "TEXTS", 20)
     figure = attack_of(name).attack(evidence)
     assert figure.low > figure.floor
     assert figure.low <= figure.value <= figure.high
-    texts = sum(step.batch.n_examples for step in evidence.steps)
+    texts = 20 if name == "bisr" else sum(step.batch.n_examples for step in evidence.steps)
     assert (figure.best, figure.examples, figure.channel) == (1.0, texts, "activations")
+
+
+def test_a_match_finds_what_the_client_read_from_a_guess_that_is_wrong_in_places(evidence):
+    """And leaves a guess alone of which nothing else makes what was sent."""
+    step = evidence.steps[0]
+    seen, matcher = evidence.tokens(step), _forward_match.Matcher(evidence.party(step.client, step.round))
+    assert torch.equal(matcher.best(seen.hidden, seen.texts, [seen.ids]), seen.ids)
+    wrong = torch.where(torch.arange(len(seen.ids)) % 4 == 1, seen.ids.roll(1), seen.ids)
+    found = matcher.best(seen.hidden, seen.texts, [seen.ids.roll(2), wrong])
+    assert (found == seen.ids).double().mean() > 0.9 > (wrong == seen.ids).double().mean()
+
+
+def test_gradients_of_features_tell_the_text_whose_labels_stay(trained):
+    """Of a language model: without the first token of a text, which is no label."""
+    training = {**RECORDED["training"], "local_steps": 1, "labels": "client"}
+    evidence = Evidence.of_run(trained(task="causal-lm", **{**RECORDED, "training": training}))
+    step = evidence.steps[0]
+    seen = evidence.tokens(step)
+    vectors = torch.randn(len(seen.ids), evidence.embedding.shape[1], generator=torch.Generator().manual_seed(0))
+    told = bisr.labels_told(evidence, step, vectors, seen.texts)
+    first = torch.cat([torch.tensor([True]), seen.texts[1:] != seen.texts[:-1]])
+    assert (told[first] == -1).all()
+    assert (told == seen.ids)[~first].double().mean() > 0.9
+
+
+def test_gradients_of_other_tasks_tell_no_text(evidence):
+    step = evidence.steps[0]
+    seen = evidence.tokens(step)
+    assert bisr.labels_told(evidence, step, seen.hidden, seen.texts) is None
 
 
 def test_embeddings_are_compared_in_the_width_of_the_blocks():

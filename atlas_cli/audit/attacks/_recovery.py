@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.deliveries import UnknownChange
-from atlas_cli.audit.evidence import Evidence, Tokens
+from atlas_cli.audit.evidence import Evidence, Step, Tokens
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
 from atlas_cli.tasks.contract import Feature
 
@@ -19,6 +19,8 @@ CHUNK = 1024  # activations compared with the whole vocabulary at once
 PUBLIC_TEXTS = 384  # that an inverter is trained on
 
 Invert = Callable[[Tensor], Tensor]
+Guess = Callable[[Step, Tensor, Tensor], Tensor]  # ids (N,) from a step's activations (N, D) and the text of each (N,)
+Learn = Callable[[Step, int, Tokens], Guess]
 
 
 def nearest(vectors: Tensor, embedding: Tensor) -> Tensor:
@@ -30,33 +32,57 @@ def nearest(vectors: Tensor, embedding: Tensor) -> Tensor:
 
 
 def recovery_by_inverters(attack: BaseAttack, evidence: Evidence, fit: Callable[[Tokens, Tensor], Invert]) -> Figure:
-    """The share of tokens recovered by inverters that are trained on public text which passed the same half.
+    """The share of tokens recovered by maps from activations (N, D) to embeddings (N, D), as ``recovery_by_training``.
 
-    There is one inverter for each task group, split layer and round. It is trained on activations that are computed
-    with the adapters that the server delivered to the first recorded client of these, and with the defence in force.
-    Where what was delivered cannot be told from its messages, the adapters are those with which round 1 began.
+    Args:
+        fit: makes a map of the attacker's own tokens and the embedding (V, D).
     """
-    inverters: dict[tuple[str, int, int], Invert] = {}
+
+    def learn(_: Step, began: int, material: Tokens) -> Guess:
+        invert = fit(material, evidence.embedding)
+        return lambda _, hidden, texts: nearest(invert(hidden), evidence.embedding)
+
+    return recovery_by_training(attack, evidence, learn)
+
+
+def recovery_by_training(
+    attack: BaseAttack, evidence: Evidence, learn: Learn, *, most: int | None = None, draws: int = 1, note: str = ""
+) -> Figure:
+    """The share of tokens recovered by what is trained on public text which passed the same half.
+
+    It is trained once for each task group, split layer and round, on activations that are computed with the adapters
+    that the server delivered to the first recorded client of these, and with the defence in force. Where what was
+    delivered cannot be told from its messages, the adapters are those with which round 1 began.
+
+    Args:
+        learn: trains, given the first step, the round whose adapters are known, and the attacker's own tokens.
+        most: the number of texts attacked; None: all that the audit looks at.
+        draws: how often the attacker's own texts are sent, where the defence draws noise: anew each time.
+        note: whatever a reader must know of this attack.
+    """
+    guesses_of: dict[tuple[str, int, int], Guess] = {}
     unknown: dict[str, None] = {}
     parts, guesses, texts = [], [], 0
-    for step in evidence.chosen_steps():
+    times = draws if evidence.federation.config.privacy.activations is not None else 1
+    for step in evidence.chosen_steps(most):
         key = evidence.federation.group_of(step.client), evidence.cut(step.client), step.round
-        if key not in inverters:
+        if key not in guesses_of:
             began = step.round
             try:
                 evidence.party(step.client, began)
             except UnknownChange as reason:
                 began = 1
                 unknown[f"{reason}: inverters of later rounds had the adapters with which round 1 began"] = None
-            texts_of_its_own = evidence.public_texts(step.client)[:PUBLIC_TEXTS]
+            public = evidence.public_texts(step.client)[:PUBLIC_TEXTS]
+            texts_of_its_own = [text for text in public for _ in range(times)]
             material = evidence.attacker_material(step.client, step.round, texts_of_its_own, began=began)
-            inverters[key] = fit(material, evidence.embedding)
+            guesses_of[key] = learn(step, began, material)
         part = evidence.tokens(step, texts)
         texts += step.batch.n_examples
         parts.append(part)
-        guesses.append(nearest(inverters[key](part.hidden), evidence.embedding))
-    note = "; ".join(filter(None, (_missing_parts(evidence), *unknown)))
-    return recovery(attack, evidence, Tokens.joined(parts), torch.cat(guesses), note)
+        guesses.append(guesses_of[key](step, part.hidden, part.texts))
+    notes = "; ".join(filter(None, (note, _missing_parts(evidence), *unknown)))
+    return recovery(attack, evidence, Tokens.joined(parts), torch.cat(guesses), notes)
 
 
 def _missing_parts(evidence: Evidence) -> str:
