@@ -12,9 +12,18 @@ from safetensors.torch import save_file
 from support.tiny_models import tiny_model
 
 from atlas_cli.audit.attack_all import audit
-from atlas_cli.audit.attacks import _forward_match, attack_of, bisr, length_from_gradients, membership
+from atlas_cli.audit.attacks import (
+    _forward_match,
+    attack_of,
+    bisr,
+    decoder_inverter,
+    length_from_gradients,
+    membership,
+    ridge_inverter,
+)
+from atlas_cli.audit.attacks._recovery import nearest
 from atlas_cli.audit.attacks.contract import BaseAttack
-from atlas_cli.audit.evidence import Evidence, token_vectors
+from atlas_cli.audit.evidence import Evidence, Tokens, token_vectors
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.audit.update_norms import update_norms
 from atlas_cli.cli import main
@@ -69,11 +78,38 @@ def test_random_activations_stay_at_chance(evidence, monkeypatch):
 @pytest.mark.parametrize("name", RECOVERY)
 def test_tokens_of_an_undefended_tiny_model_are_recovered(evidence, name, monkeypatch):
     monkeypatch.setattr(bisr, "TEXTS", 20)
+    monkeypatch.setattr(_forward_match, "STEPS", 5)
     figure = attack_of(name).attack(evidence)
     assert figure.low > figure.floor
     assert figure.low <= figure.value <= figure.high
     texts = 20 if name == "bisr" else sum(step.batch.n_examples for step in evidence.steps)
     assert (figure.best, figure.examples, figure.channel) == (1.0, texts, "activations")
+
+
+@pytest.mark.parametrize("module", [bisr, decoder_inverter])
+def test_readers_of_texts_find_what_is_in_the_activation_of_another_token(module):
+    """Each activation is the embedding of the token after it; ridge regression, which sees one at a time, is lost."""
+    draw = torch.Generator().manual_seed(0)
+    embedding = torch.randn(12, 8, generator=draw)
+
+    def texts(n):
+        ids = torch.randint(12, (n, 5), generator=draw)
+        return Tokens(embedding[ids.roll(-1, 1)].flatten(0, 1), ids.flatten(), torch.arange(n).repeat_interleave(5))
+
+    material, seen = texts(100), texts(40)
+    found = nearest(module.fit(material, embedding).vectors(seen.hidden, seen.texts), embedding)
+    alone = nearest(ridge_inverter.fit(material, embedding)(seen.hidden), embedding)
+    assert (found == seen.ids).double().mean() > 0.4 > 0.25 > (alone == seen.ids).double().mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bisr", "decoder-inverter"])
+def test_readers_of_texts_know_of_noise_and_find_the_same_again(trained, name, monkeypatch):
+    monkeypatch.setattr(bisr, "TEXTS", 20)
+    monkeypatch.setattr(_forward_match, "STEPS", 5)
+    noisy = {"privacy": {"activations": {"clip": 1.0, "noise_multiplier": 0.2}}}
+    found = conformance.check(name, trained(**RECORDED, **noisy).path)
+    assert found.value > found.floor
 
 
 def test_a_match_finds_what_the_client_read_from_a_guess_that_is_wrong_in_places(evidence):
@@ -88,8 +124,8 @@ def test_a_match_finds_what_the_client_read_from_a_guess_that_is_wrong_in_places
 
 def test_gradients_of_features_tell_the_text_whose_labels_stay(trained):
     """Of a language model: without the first token of a text, which is no label."""
-    training = {**RECORDED["training"], "local_steps": 1, "labels": "client"}
-    evidence = Evidence.of_run(trained(task="causal-lm", **{**RECORDED, "training": training}))
+    changes = {**RECORDED, "training": {**RECORDED["training"], "labels": "client"}}
+    evidence = Evidence.of_run(trained(task="causal-lm", **changes))
     step = evidence.steps[0]
     seen = evidence.tokens(step)
     vectors = torch.randn(len(seen.ids), evidence.embedding.shape[1], generator=torch.Generator().manual_seed(0))
