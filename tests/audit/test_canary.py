@@ -74,7 +74,7 @@ def test_texts_are_replaced_by_sequences_that_look_like_others(trained, monkeypa
     monkeypatch.setattr(shadow_runs, "train", lambda federation, _: seen.append(federation))
     figure = attack_of("canary").attack(evidence)
     assert (figure.examples, figure.best, figure.chance) == (24, 7.0, CHANCE) and figure.gap.lower == 0
-    assert figure.gap.upper is None and "privacy.examples" in figure.note
+    assert figure.gap.upper is None and "privacy.examples" in figure.note and "asked for" not in figure.note
     (federation,), count = seen, 0
     for client in federation.clients:
         own, before = federation.train_features(client), evidence.federation.train_features(client)
@@ -84,6 +84,9 @@ def test_texts_are_replaced_by_sequences_that_look_like_others(trained, monkeypa
         assert all({text["input_ids"][0], text["input_ids"][-1]} <= common for text in planted)
         count += len(planted)
     assert count == 24
+    evidence.canaries = 1000
+    fewer = attack_of("canary").attack(evidence)
+    assert fewer.examples < 1000 and "; 1000 were asked for, but a client takes no more than 127" in fewer.note
 
 
 def test_what_canaries_need_is_named_before_anything_is_trained(trained, monkeypatch, capsys):

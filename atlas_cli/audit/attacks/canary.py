@@ -91,6 +91,11 @@ class Attack(BaseAttack):
         gap = epsilon_gap(federation, right, len(shares))
         what = f"exposure of planted sequences in bits, mean, after {config.training.rounds} rounds"
         note = f"{right} of {len(shares)} are told from a twin; {gap.in_words()}"
+        if len(shares) < evidence.canaries:
+            note += (
+                f"; {evidence.canaries} were asked for, but a client takes no more than {REFERENCES}, and no more than "
+                "half its texts"
+            )
         interval = (value, low, min(high, BEST))
         return self.figure(what, interval, chance=CHANCE, best=BEST, examples=len(shares), note=note, gap=gap)
 

@@ -212,7 +212,7 @@ def _quality_of(group: Group, setting: str, pool: Sequence[Run], budget: Mapping
 
 def _cost_of(group: Group, setting: str, pool: Sequence[Run], goal: Goal) -> Entry:
     curves = [list(curve(run.records, *group[:2])) for run in pool]
-    first = [_reached(run, group, goal) for run in pool]
+    first = [first_reaching(points, goal.targets[group[1]], group[2], goal.held) for points in curves]
     reached = [point for point in first if point is not None]
     ended = [points[-1] for points, found in zip(curves, first, strict=True) if found is None and points]
     spent = _together(reached, statistics.median)
