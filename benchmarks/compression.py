@@ -70,7 +70,7 @@ NEWS = (
 LANGUAGE = (
     *(f"clients.{name}.count=1" for name in ("desktop", "phone")),
     *("task_groups.news.data.limit=120", "task_groups.news.data.test_limit=12"),
-    *("training.rounds=3", "training.max_length=48", "evaluation.every=3"),
+    *("training.rounds=4", "training.local_steps=3", "training.max_length=48", "evaluation.every=2"),
 )
 TEXTS: Mapping[str, Text] = {
     "quickstart": Text("configs/quickstart.yaml", (), "accuracy"),
