@@ -19,6 +19,7 @@ from atlas_cli.audit.attacks import (
     decoder_inverter,
     length_from_gradients,
     membership,
+    mlp_inverter,
     ridge_inverter,
 )
 from atlas_cli.audit.attacks._recovery import nearest
@@ -100,6 +101,26 @@ def test_readers_of_texts_find_what_is_in_the_activation_of_another_token(module
     found = nearest(module.fit(material, embedding).vectors(seen.hidden, seen.texts), embedding)
     alone = nearest(ridge_inverter.fit(material, embedding)(seen.hidden), embedding)
     assert (found == seen.ids).double().mean() > 0.4 > 0.25 > (alone == seen.ids).double().mean()
+
+
+@pytest.mark.parametrize("texts", [1, 4])
+@pytest.mark.parametrize("module", [bisr, decoder_inverter, ridge_inverter])
+def test_an_attacker_learns_of_few_texts(module, texts):
+    """Fewer than five have no fifth: one is kept back to choose by, and one alone is learnt by heart."""
+    embedding = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+    ids, of = torch.arange(12).repeat(texts), torch.arange(texts).repeat_interleave(12)
+    material = Tokens(embedding.flip(1)[ids], ids, of)  # what nearest embeddings cannot tell
+    invert = module.fit(material, embedding)
+    found = nearest(
+        invert.vectors(material.hidden, of) if hasattr(invert, "vectors") else invert(material.hidden), embedding
+    )
+    assert (found == ids).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("module", [bisr, decoder_inverter, ridge_inverter, mlp_inverter])
+def test_an_attacker_of_one_token_fails_at_nothing(module):
+    material = Tokens(torch.ones(1, 8), torch.tensor([3]), torch.tensor([0]))
+    module.fit(material, torch.eye(8))
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ class Standard:
     """
 
     def __init__(self, hidden: Tensor) -> None:
-        self.mean, self.scale = hidden.mean(0), hidden.std(0).clamp_min(1e-6)
+        self.mean, self.scale = hidden.mean(0), hidden.std(0, correction=0).clamp_min(1e-6)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """The standardised activations."""
@@ -41,7 +41,7 @@ def train(reader: nn.Module, hidden: Tensor, material: Tokens, embedding: Tensor
     """Train a reader of sequences by the cross-entropy over the tokens of the attacker's own text.
 
     The parameters kept are those of the epoch, or of before training, that finds most tokens of the last fifth of the
-    texts, which is not trained on. It is left in evaluation mode.
+    texts, one at least, which is not trained on; a single text is both. It is left in evaluation mode.
 
     Args:
         reader: gives directions of embeddings (B, T, D) for sequences (B, T, ...) and their mask.
@@ -51,15 +51,16 @@ def train(reader: nn.Module, hidden: Tensor, material: Tokens, embedding: Tensor
     rows = F.normalize(embedding[known], dim=1)
     sequences, mask = padded(hidden, material.texts)
     answers, ids = padded(targets, material.texts)[0], padded(material.ids, material.texts)[0]
-    own = len(mask) - len(mask) // 5
+    held = max(len(mask) // 5, 1)
+    own = max(len(mask) - held, 1)
     optimizer = torch.optim.Adam(reader.parameters(), RATE)
 
     @torch.no_grad()
     def found() -> float:
         reader.eval()
-        real = mask[own:]
-        guesses = nearest(reader(sequences[own:], real)[real], embedding)
-        return float((guesses == ids[own:][real]).double().mean())
+        real = mask[-held:]
+        guesses = nearest(reader(sequences[-held:], real)[real], embedding)
+        return float((guesses == ids[-held:][real]).double().mean())
 
     best, state = found(), copy.deepcopy(reader.state_dict())
     for _ in range(epochs):

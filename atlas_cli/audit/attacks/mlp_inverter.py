@@ -33,7 +33,7 @@ class Attack(BaseAttack):
 def fit(material: Tokens, embedding: Tensor) -> Invert:
     """Train a map from activations (N, D) to directions of embeddings (N, D)."""
     x, size = material.hidden, material.hidden.shape[1]
-    mean, scale = x.mean(0), x.std(0).clamp_min(1e-6)
+    mean, scale = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
     x = (x - mean) / scale
     known, targets = material.ids.unique(return_inverse=True)
     rows = F.normalize(embedding[known], dim=1)
