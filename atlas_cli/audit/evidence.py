@@ -296,13 +296,16 @@ def _by_round(messages: Sequence[RecordedMessage]) -> dict[tuple[int, str], list
 
 
 def tokens_of(activations: Tensor, batch: Batch, first_text: int) -> Tokens:
-    """The real tokens of a batch from activations (B, T, D); texts are numbered from ``first_text``."""
+    """The real tokens of a batch from activations (B, T, D); texts are numbered from ``first_text``.
+
+    Ids are those of the texts, also where ``privacy`` replaced tokens before the client half: these are to be found.
+    """
     mask = batch.attention_mask.bool()
     texts = torch.arange(first_text, first_text + batch.n_examples)[:, None].expand(mask.shape)
     if activations.shape[:2] == (1, batch.n_tokens):  # texts one after another
-        return Tokens(activations[0].cpu(), batch.input_ids[mask], texts[mask])
+        return Tokens(activations[0].cpu(), batch.original_ids[mask], texts[mask])
     # a client may pad further than its batch needs, to hide lengths
-    return Tokens(activations[:, : mask.shape[1]].cpu()[mask], batch.input_ids[mask], texts[mask])
+    return Tokens(activations[:, : mask.shape[1]].cpu()[mask], batch.original_ids[mask], texts[mask])
 
 
 @torch.no_grad()

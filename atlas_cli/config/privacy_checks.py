@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.schema.privacy import AT_THE_CUT
 
 # methods that are given one update, the noisy mean of changes; the others look at each update by itself
 CENTRAL_METHODS = ("ffa", "zero-pad", "fedsa", "delta-svd")
@@ -14,12 +15,21 @@ LEAST_SAMPLED_DELTA = 1e-10  # composed privacy losses lose up to about 1e-13 of
 
 def privacy_problems(config: ExperimentConfig) -> Iterator[Problem]:
     """Mechanisms that would not give the guarantee of their epsilon, or would have no effect."""
-    for check in (_through_the_split, _updates, _examples, _data_dependent, _labels, _fingerprints, _budget):
+    for check in (
+        _through_the_split,
+        _updates,
+        _examples,
+        _data_dependent,
+        _labels,
+        _fingerprints,
+        _at_the_cut,
+        _budget,
+    ):
         yield from check(config)
 
 
 def _through_the_split(config: ExperimentConfig) -> Iterator[Problem]:
-    for name in ("activations", "nopeek", "mask_gradients", "pad_lengths", *config.privacy.added()):
+    for name in (*AT_THE_CUT, "nopeek", "mask_gradients", "pad_lengths", *config.privacy.added()):
         if getattr(config.privacy, name) not in (None, False) and config.mode != "split-federated":
             yield Problem(("privacy", name), f"acts on what crosses a split, and mode is {config.mode}; remove it")
 
@@ -158,6 +168,21 @@ def _fingerprints(config: ExperimentConfig) -> Iterator[Problem]:
         )
 
 
+def _at_the_cut(config: ExperimentConfig) -> Iterator[Problem]:
+    """One mechanism bounds what is sent of words, and one that replaces tokens needs them all."""
+    on = [name for name in AT_THE_CUT if getattr(config.privacy, name) is not None]
+    for name in on[1:]:
+        yield Problem(("privacy", name), f"privacy.{on[0]} bounds the same channel, activations; give one of the two")
+    words = config.privacy.replaces_tokens()
+    for name, client in config.clients.items() if words is not None else ():
+        if client.embedding == "rows":
+            yield Problem(
+                ("clients", name, "embedding"),
+                f"privacy.{words} looks for near tokens in the whole table, and the client would hold rows of its "
+                "texts alone; remove it",
+            )
+
+
 def _budget(config: ExperimentConfig) -> Iterator[Problem]:
     """A budget is of what has an epsilon, and what the noise was searched for is within it."""
     privacy = config.privacy
@@ -171,6 +196,13 @@ def _budget(config: ExperimentConfig) -> Iterator[Problem]:
             "remove it",
         )
         return
+    named = budget.epsilon if isinstance(budget.epsilon, dict) else dict.fromkeys(bounded, budget.epsilon)
+    if (words := privacy.replaces_tokens()) is not None and "activations" in named:
+        yield Problem(
+            (*key, "epsilon"),
+            f"privacy.{words} tells all that it will before the first round, so that no round would be left out; name "
+            "the channels that grow, e.g. {updates: 8}, or remove it",
+        )
     for channel in budget.epsilon if isinstance(budget.epsilon, dict) else ():
         if channel not in bounded:
             yield Problem(

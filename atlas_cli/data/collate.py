@@ -50,6 +50,15 @@ class Batch:
         return named if self.token_type_ids is None else {**named, "token_type_ids": self.token_type_ids}
 
     @property
+    def original_ids(self) -> Tensor:
+        """``input_ids`` as they were before a privacy mechanism replaced tokens, (B, T)."""
+        found_BT = self.input_ids.clone()
+        for row, feature in enumerate(self.features):
+            if "original_ids" in feature:
+                found_BT[row, : len(feature["original_ids"])] = torch.tensor(feature["original_ids"])
+        return found_BT
+
+    @property
     def n_examples(self) -> int:
         """The number of examples, B."""
         return len(self.features)

@@ -165,6 +165,12 @@ class RunBudget:
 def _require_counted(config: ExperimentConfig) -> None:
     if config.mode in ("local-only", "centralized"):
         raise ConfigError(f"--ledger counts what clients send, and in mode {config.mode} they send nothing", key="mode")
+    if (words := config.privacy.replaces_tokens()) is not None:
+        raise ConfigError(
+            "--ledger counts what is sent of words again and again, and here they are replaced once, of which no "
+            "ledger knows; leave it out",
+            key=f"privacy.{words}",
+        )
     if config.training.asynchrony is not None:
         raise ConfigError(
             "--ledger counts cohorts of rounds, and here clients take part at their own pace", key="training.asynchrony"

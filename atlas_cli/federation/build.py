@@ -207,6 +207,7 @@ def protection_of(federation: Federation) -> Protection:
         given.evaluator,
         given.train_features,
         given.batch_size,
+        given.replacement,
     )
 
 

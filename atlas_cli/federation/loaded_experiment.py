@@ -28,7 +28,9 @@ from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.planning.devices.devices import Device, client_devices
 from atlas_cli.planning.memory.embedding_rows import distinct_tokens, held_tokens
 from atlas_cli.planning.plan import ClientPlan, Plan
+from atlas_cli.privacy.mechanisms._replacement import TokenReplacement
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
+from atlas_cli.privacy.token_replacement import replace_tokens, token_replacement
 from atlas_cli.tasks.contract import BaseTask, Feature
 from atlas_cli.units import parse_bytes
 
@@ -48,6 +50,7 @@ class LoadedExperiment:
         data: The examples of each task group.
         base: The frozen model, as the server has it.
         bases: The part of the frozen model that clients hold, by its format.
+        replacement: What put other tokens into the place of those of ``data``, if a privacy mechanism does.
     """
 
     config: ExperimentConfig
@@ -57,6 +60,7 @@ class LoadedExperiment:
     data: dict[str, PreparedGroup]
     base: FrozenBase
     bases: Mapping[WeightFormat, FrozenBase]
+    replacement: TokenReplacement | None
 
     @property
     def split(self) -> bool:
@@ -150,9 +154,12 @@ def load_experiment(plan: Plan) -> LoadedExperiment:
         data = randomise(data, config.privacy.labels, config.seed)
     source = load_base(config.model, seed=config.seed, device=device)
     base = base_in_format(source, WeightFormat.of(config.model))
+    replacement = token_replacement(config.privacy, base, tokenizer)
+    if replacement is not None:
+        data = replace_tokens(data, replacement, config.seed)
     bases = _client_bases(plan, source, base, causal=any(group.task.causal_only for group in data.values()))
     _make_fast(config, list({id(each): each for each in (base, *bases.values())}.values()))
-    loaded = LoadedExperiment(config, plan, device, tokenizer, data, base, bases)
+    loaded = LoadedExperiment(config, plan, device, tokenizer, data, base, bases, replacement)
     return replace(loaded, bases=_with_embeddings(loaded))
 
 

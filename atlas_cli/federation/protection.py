@@ -25,12 +25,13 @@ from atlas_cli.privacy.account.norms import Norms, mean_norms
 from atlas_cli.privacy.at_the_cut import acting_mechanisms, activation_noise, sent_to_predict
 from atlas_cli.privacy.client_side import ClientProtection
 from atlas_cli.privacy.mechanisms import active_mechanisms
+from atlas_cli.privacy.mechanisms._replacement import TokenReplacement
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.fingerprints import FingerprintNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
-from atlas_cli.tasks.contract import Feature, count_examples, example_numbers
+from atlas_cli.tasks.contract import Feature, count_examples, example_numbers, original_ids
 
 INFINITE = "infinite"
 
@@ -44,6 +45,7 @@ class Protection:
     Args:
         train_features: gives a client's training examples.
         batch_size: gives the examples of its local step.
+        replacement: what replaced the tokens of these examples.
 
     Raises:
         ConfigError: the accountant is not installed, or an epsilon cannot be reached.
@@ -59,11 +61,14 @@ class Protection:
         evaluator: Evaluator,
         train_features: Callable[[str], Sequence[Feature]],
         batch_size: Callable[[str], int],
+        replacement: TokenReplacement | None = None,
     ) -> None:
         self.training, self.config, self.plan = config.training, config.privacy, plan
         self.clients, self.server, self.aggregator, self.evaluator = clients, server, aggregator, evaluator
         self.train_features, self.batch_size = train_features, batch_size
-        self.account = EpsilonAccount(plan, train_features, batch_size, aggregator.exchanges)
+        self.replacement = replacement
+        token_epsilon = None if replacement is None else replacement.token_epsilon
+        self.account = EpsilonAccount(plan, train_features, batch_size, aggregator.exchanges, token_epsilon)
         self.mechanisms = active_mechanisms(self.config)
         self.fingerprint_noise: FingerprintNoise | None = None
         self.account.find_multipliers()
@@ -178,6 +183,8 @@ class Protection:
             found = options.model_dump(mode="json", exclude_none=True) if isinstance(options, Section) else {}
             if name in self.account.multipliers:
                 found["noise_multiplier"] = self.account.multipliers[name]
+            if self.replacement is not None and name == self.replacement.key:
+                found |= self.replacement.facts()
             found["protects"] = on_one_line(mechanism.promise(options))
             mechanisms[name.replace("_", "-")] = {"channel": mechanism.channel, "unit": mechanism.unit, **found}
         return {"delta": self.config.delta, "mechanisms": mechanisms}
@@ -203,7 +210,11 @@ class Protection:
                     f"privacy.delta is {self.config.delta:g} and there are {n} {what}: at a delta above 1 / {n}, "
                     "publishing one of them whole would be allowed"
                 )
-        if self.config.examples is not None or self.config.activations is not None or self.config.labels is not None:
+        config = self.config
+        if (
+            any(each is not None for each in (config.examples, config.activations, config.labels))
+            or config.replaces_tokens() is not None
+        ):
             found += self._repeated()
         if self.config.updates is not None and self.config.updates.where == "server" and self.server_trains():
             found.append(
@@ -226,7 +237,7 @@ class Protection:
                 features = self.train_features(client)
                 rows: dict[int, list[tuple[int, ...]]] = {}
                 for number, feature in zip(example_numbers(features), features, strict=True):
-                    rows.setdefault(number, []).append(tuple(feature["input_ids"]))
+                    rows.setdefault(number, []).append(tuple(original_ids(feature)))
                 texts.update(tuple(each) for each in rows.values())
             repeated, most = sum(n > 1 for n in texts.values()), max(texts.values())
             if repeated:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ from atlas_cli.models.frozen.cast import base_in_format
 from atlas_cli.models.frozen.load import FrozenBase, check_cut, load_base, load_tokenizer
 from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.privacy.at_the_cut import sent_to_predict
+from atlas_cli.privacy.mechanisms._replacement import TokenReplacement
+from atlas_cli.privacy.token_replacement import token_replacement
 from atlas_cli.runs.directory import RunDirectory, open_run
 from atlas_cli.runs.resumable import config_of
 from atlas_cli.tasks import build as build_task
@@ -97,6 +100,11 @@ class LoadedModel:
     def noise_at_the_cut(self) -> bool:
         """Whether a mechanism of the run changes what crosses the cut, in predictions as in training."""
         return self.evaluator().sent is not None
+
+    @cached_property
+    def replacement(self) -> TokenReplacement | None:
+        """What replaces tokens before the client half, in predictions as in training; None where nothing does."""
+        return token_replacement(self.config.privacy, self.base, self.tokenizer)
 
     def evaluator(self, batch_size: int | None = None) -> Evaluator:
         """Runs examples through both halves, as the run's evaluations did: with its noise at the cut, too."""

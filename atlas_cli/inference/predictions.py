@@ -95,7 +95,10 @@ class Predictor:
     def _window(self, window: Sequence[InputRow], logits_of: Pass) -> list[dict[str, Any]]:
         task, features = self.loaded.task, list[Feature]()
         for number, row in enumerate(window):
-            features += [Feature(**{**feature, "row": number}) for feature in self._encoded(row)]
+            encoded = self._encoded(row)
+            if (replacement := self.loaded.replacement) is not None:
+                encoded = replacement.replaced(encoded, self.loaded.config.seed, "prediction", self.rows + number)
+            features += [Feature(**{**feature, "row": number}) for feature in encoded]
         said: dict[int, dict[int, Prediction]] = {}
         for numbers in self.evaluator.batches(features, self.loaded.model):
             batch = collate(task, [features[i] for i in numbers], self.evaluator.pad)

@@ -14,6 +14,7 @@ from atlas_cli.data.rows import Rows, digest
 from atlas_cli.data.token_cache import encode
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.inference.loaded_model import LoadedModel
+from atlas_cli.privacy.token_replacement import replace_tokens
 from atlas_cli.tasks.contract import Feature
 
 Split = Literal["test", "validation", "local"]
@@ -61,6 +62,8 @@ def part_of_run(loaded: LoadedModel, split: Split = "test") -> ScoredPart:
     except ResourceError as error:
         error.add_note("restore it, or score another file with --data FILE")
         raise
+    if loaded.replacement is not None:
+        prepared = replace_tokens({group: prepared}, loaded.replacement, loaded.config.seed)[group]
     if split == "local":
         part = _local(loaded, prepared)
     else:
@@ -106,5 +109,7 @@ def part_of_file(loaded: LoadedModel, file: str) -> ScoredPart:
     features = [feature for of_row in encoded for feature in of_row]
     if not features:
         raise ConfigError(f"{file}: no example is left: no row fits training.max_length {length} ({rule})")
+    if loaded.replacement is not None:
+        features = loaded.replacement.replaced(features, config.seed, "file")
     fit = fit_notes({"data": Fit.of(len(rows), features)}, length, rule)
     return ScoredPart(Path(file).name, rows, features, own=False, notes=(*notes, *fit))

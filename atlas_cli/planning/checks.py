@@ -203,6 +203,12 @@ def _check_tasks(config: ExperimentConfig, model_type: str, family: BaseFamily) 
                 " other; remove it",
                 key="privacy.examples",
             )
+        words = config.privacy.replaces_tokens()
+        if words is not None and task.causal_only:
+            raise ConfigError(
+                f"replaces the tokens of a text, and the labels of {group.task} are that text; remove it",
+                key=f"privacy.{words}",
+            )
         if config.privacy.labels is not None:
             _check_randomised(group.task, task, config.privacy.labels.correction)
 

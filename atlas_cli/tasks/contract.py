@@ -40,15 +40,22 @@ class Feature(TypedDict, total=False):
     """One tokenized example, or a window of one.
 
     ``input_ids`` and ``labels`` always; ``meta`` holds what only the metric needs (never sent). ``row`` says which row
-    of its part (training or test rows of the group) it was made of: windows of one example share it.
+    of its part (training or test rows of the group) it was made of: windows of one example share it. ``original_ids``
+    are there where a privacy mechanism put other tokens in their place.
     """
 
     input_ids: list[int]
+    original_ids: list[int]
     token_type_ids: list[int]
     labels: int | float | list[int] | list[float]
     truncated: bool
     meta: dict[str, Any]
     row: int
+
+
+def original_ids(feature: Feature) -> list[int]:
+    """The tokens of the text, whether or not a privacy mechanism replaced them."""
+    return feature.get("original_ids", feature["input_ids"])
 
 
 def count_examples(features: Sequence[Feature]) -> int:

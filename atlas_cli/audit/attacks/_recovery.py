@@ -13,7 +13,7 @@ from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.deliveries import UnknownChange
 from atlas_cli.audit.evidence import Evidence, Step, Tokens
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
-from atlas_cli.tasks.contract import Feature
+from atlas_cli.tasks.contract import Feature, original_ids
 
 CHUNK = 1024  # activations compared with the whole vocabulary at once
 PUBLIC_TEXTS = 384  # that an inverter is trained on
@@ -109,4 +109,4 @@ def recovery(attack: BaseAttack, evidence: Evidence, seen: Tokens, guesses: Tens
 
 def most_common_token(features: Sequence[Feature]) -> int:
     """The token id that occurs most often."""
-    return Counter(token for f in features for token in f["input_ids"]).most_common(1)[0][0]
+    return Counter(token for f in features for token in original_ids(f)).most_common(1)[0][0]

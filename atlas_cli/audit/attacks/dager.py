@@ -53,7 +53,7 @@ class Attack(BaseAttack):
                 tokens.update(ids[inside.any(1)].tolist())
         hits, sizes = [], []
         for step, tokens in zip(steps, found, strict=True):
-            there = set(step.batch.input_ids[step.batch.attention_mask.bool()].tolist())
+            there = set(step.batch.original_ids[step.batch.attention_mask.bool()].tolist())
             hits.append(float(len(tokens & there)))
             sizes.append(float(len(tokens | there)))
         what = "distinct tokens of an update recovered, share (false ones count against)"

@@ -17,9 +17,12 @@ CHANNEL_OF: dict[str, Channel] = {  # by mechanism that bounds an epsilon
     "updates": "updates",
     "examples": "updates",
     "activations": "activations",
+    "santext": "activations",
+    "custext": "activations",
     "labels": "labels",
     "fingerprints": "fingerprints",
 }
+AT_THE_CUT = ("activations", "santext", "custext")  # each bounds the same channel
 
 
 class NoiseConfig(Section):
@@ -126,6 +129,47 @@ class NoPeekConfig(Section):
     )
 
 
+class SanTextConfig(Section):
+    """Tokens are replaced by others, the likelier the nearer, before the client half; both shares make it SanText+."""
+
+    epsilon: float = Field(
+        ge=0,
+        le=1e6,
+        description="By unit of distance between token embeddings, so that an epsilon of one model says nothing of "
+        "another. 0 draws evenly of all tokens.",
+        examples=[15],
+    )
+    sensitive_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="SanText+: the share of tokens, the rarest, that are always replaced.",
+        examples=[0.5],
+    )
+    other_probability: float | None = Field(
+        None,
+        ge=1e-6,
+        lt=1,
+        description="SanText+: the probability with which other tokens are replaced.",
+        examples=[0.2],
+    )
+
+    @model_validator(mode="after")
+    def _both_shares(self) -> SanTextConfig:
+        if (self.sensitive_share is None) != (self.other_probability is None):
+            raise ValueError("give both of sensitive_share and other_probability (SanText+), or none of them")
+        return self
+
+
+class CusTextConfig(Section):
+    """Tokens are replaced by others of a set of near ones, before the client half."""
+
+    epsilon: float = Field(
+        ge=0, le=1e6, description="Of one token among those of its set. 0 draws evenly of the set.", examples=[1]
+    )
+    tokens: int = Field(20, ge=2, le=10_000, description="Tokens of a set.", json_schema_extra={"unit": "tokens"})
+
+
 class _PrivacyFields(Section):
     """Mechanisms on what crosses the wire; all are off by default."""
 
@@ -145,6 +189,12 @@ class _PrivacyFields(Section):
     )
     labels: LabelsConfig | None = Field(None, description="Label privacy by randomised response.")
     activations: NoiseConfig | None = Field(None, description="Each token's activation is clipped, and noise is added.")
+    santext: SanTextConfig | None = Field(
+        None, description="Each token is replaced by one drawn of all, once, before training."
+    )
+    custext: CusTextConfig | None = Field(
+        None, description="Each token is replaced by one drawn of a set of near ones, once, before training."
+    )
     fingerprints: NoiseConfig | None = Field(None, description="Clipping and noise on what clients are clustered by.")
     nopeek: NoPeekConfig | None = Field(
         None, description="Activations are made to depend less on tokens; this bounds no epsilon."
@@ -183,6 +233,10 @@ class _PrivacyFields(Section):
             for name, channel in CHANNEL_OF.items()
             if on[name] is not None and getattr(on[name], "noise_multiplier", None) != 0
         ]
+
+    def replaces_tokens(self) -> str | None:
+        """The mechanism that replaces tokens before the client half, if one is on."""
+        return next((name for name in ("santext", "custext") if getattr(self, name) is not None), None)
 
     def in_a_step(self) -> str | None:
         """The first mechanism that acts inside a client's local step and is on."""

@@ -99,6 +99,10 @@ def _differences(loaded: LoadedModel, found: Exported) -> str:
         )
     if loaded.noise_at_the_cut:
         lines.append("- In the run, activations were changed at the cut by a privacy mechanism; here nothing is cut.")
+    if (words := loaded.config.privacy.replaces_tokens()) is not None:
+        lines.append(
+            f"- In the run, privacy.{words} replaced tokens before the model read them; here texts are read whole."
+        )
     lower, upper, _ = loaded.halves
     if lower.dtype != upper.dtype:
         lines.append(

@@ -139,6 +139,30 @@ def calibrate(target: float, epsilon_of: Callable[[float], float], key: str) -> 
     return high
 
 
+@cache
+def pure_epsilon(epsilon: float, times: int, delta: float) -> float:
+    """Epsilon of ``times`` adaptive uses of mechanisms that each have ``epsilon`` at delta 0.
+
+    The least that holds for all such mechanisms (Kairouz et al., 1311.0776, Theorem 3.3), from above to 50 bits:
+
+        delta(e) = sum_l C(k, l) exp((k - l) epsilon) / (1 + exp(epsilon))^k [1 - exp(e - (k - 2 l) epsilon)]_+
+    """
+    most = epsilon * times
+    if most == 0:
+        return 0.0
+    wrong = np.arange(times // 2 + 1)  # uses of randomised response that answer against the truth
+    factorials = np.concatenate([[0.0], np.log(np.arange(1, times + 1)).cumsum()])
+    ways = factorials[times] - factorials[wrong] - factorials[times - wrong]
+    losses = (times - 2 * wrong) * epsilon
+    shares = np.exp(ways - wrong * epsilon - times * np.log1p(math.exp(-epsilon)))
+    low, high = 0.0, most
+    for _ in range(50):
+        middle = (low + high) / 2
+        met = float((shares * -np.expm1(np.minimum(middle - losses, 0.0))).sum()) <= delta
+        low, high = (low, middle) if met else (middle, high)
+    return high
+
+
 def keep_probability(epsilon: float, classes: int) -> float:
     """The probability that k-ary randomised response keeps a label; others share the rest evenly (1407.1338)."""
     return 1 / (1 + (classes - 1) * math.exp(-epsilon))

@@ -23,6 +23,7 @@ from atlas_cli.privacy.account.accounting import (
     CHANNELS,
     calibrate,
     gaussian_epsilon,
+    pure_epsilon,
     require_accounting,
     sampled_epsilon,
 )
@@ -40,6 +41,8 @@ class EpsilonAccount:
     Args:
         features: the training examples of a client; ``batch_size``: its number of examples in a local step.
         sends_updates: whether clients send adapters.
+        token_epsilon: of a token that is replaced before the client half, where a mechanism does that.
+
     Attributes:
         multipliers: the noise multiplier of each mechanism (``find_multipliers``).
     """
@@ -50,8 +53,10 @@ class EpsilonAccount:
         features: Callable[[str], Sequence[Feature]],
         batch_size: Callable[[str], int],
         sends_updates: bool,
+        token_epsilon: float | None = None,
     ) -> None:
         self.plan, self.config, self.features, self.sends_updates = plan, plan.config, features, sends_updates
+        self.token_epsilon = token_epsilon
         self.multipliers: dict[str, float] = {}
         self.participation = Participation(plan, features, batch_size)
         self._lengths: dict[str, int] = {}
@@ -121,6 +126,11 @@ class EpsilonAccount:
     def _activations(self, group: str, number: int, multiplier: float | None) -> float:
         if self.config.mode != "split-federated" or not self._begun(number):
             return 0.0
+        if self.token_epsilon is not None:
+            asked = self._fingerprintings(number) > 0
+            clients = self.plan.names(group) if asked else self.participation.participants(group, number)
+            longest = max(map(self._longest, clients), default=0)
+            return pure_epsilon(self.token_epsilon, longest, self.config.privacy.delta)
         if self.config.privacy.activations is None:
             return math.inf
         z = self.multipliers["activations"] if multiplier is None else multiplier
@@ -195,6 +205,8 @@ class EpsilonAccount:
         sent = (self._sent(use) + taken) if self.config.mode == "split-federated" else 0
         if not sent:
             return None
+        if self.token_epsilon is not None:
+            return Event("pure", self._longest(client), self.token_epsilon)
         if self.config.privacy.activations is None:
             return Event("none", 1)
         return Event("gaussian", _PER_TOKEN * sent * self._longest(client), self.multipliers["activations"])

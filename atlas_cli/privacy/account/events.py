@@ -5,6 +5,9 @@ their privacy loss distributions (``accounting``). Epsilons are never added.
 
 Randomised response counts as that of two classes, which tells the most of all mechanisms of its epsilon (Kairouz et
 al., 1311.0776, Theorem 8).
+
+"pure" is any mechanism of an epsilon at delta 0, on parts of one unit: tokens of a text. All uses together are bounded
+by ``accounting.pure_epsilon``.
 """
 
 from __future__ import annotations
@@ -14,9 +17,15 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Literal, NamedTuple, get_args
 
-from atlas_cli.privacy.account.accounting import dp_event_of, gaussian_epsilon, on_fine_grid, sampled_epsilon
+from atlas_cli.privacy.account.accounting import (
+    dp_event_of,
+    gaussian_epsilon,
+    on_fine_grid,
+    pure_epsilon,
+    sampled_epsilon,
+)
 
-Kind = Literal["gaussian", "sampled-gaussian", "randomised-response", "none"]
+Kind = Literal["gaussian", "sampled-gaussian", "randomised-response", "pure", "none"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
@@ -26,7 +35,7 @@ class Event(NamedTuple):
     Attributes:
         kind: "none" is a channel on which something was sent without a mechanism.
         times: how often; a use with n times the squared sensitivity counts n times.
-        noise: of Gaussian noise its multiplier; of randomised response its epsilon.
+        noise: of Gaussian noise its multiplier; of randomised response and of pure mechanisms their epsilon.
         rate: of "sampled-gaussian", the probability that a sample holds the unit.
     """
 
@@ -53,10 +62,14 @@ def composed_epsilon(events: Events, delta: float) -> float:
     """Epsilon of all ``events`` on one unit; ``math.inf`` if nothing bounds one of them, 0 of none.
 
     Raises:
-        ValueError: randomised response beside noise, whose units differ.
+        ValueError: randomised response beside noise, whose units differ; or anything beside a pure mechanism.
     """
-    if any(event.kind == "none" or event.noise == 0 for event in events):
+    if any(event.kind == "none" or (event.noise == 0 and event.kind != "pure") for event in events):
         return math.inf
+    if len(events) == 1 and events[0].kind == "pure":
+        return pure_epsilon(events[0].noise, int(events[0].times), delta)
+    if any(event.kind == "pure" for event in events):
+        raise ValueError("a text's tokens are replaced once, and no other mechanism acts on them")
     of = {kind: [event for event in events if event.kind == kind] for kind in KINDS}
     gaussian, sampled, responses = of["gaussian"], of["sampled-gaussian"], of["randomised-response"]
     if responses:
