@@ -13,7 +13,7 @@ from atlas_cli.federation.parties.evaluation import Evaluator
 from atlas_cli.inference.loaded_model import LoadedModel
 from atlas_cli.inference.scored_parts import ScoredPart
 from atlas_cli.runs.outcomes import Outcomes, Terms
-from atlas_cli.tasks.contract import BaseTask, ClassCounts, Feature, Metric, Prediction, Term
+from atlas_cli.tasks.contract import BaseTask, ClassCounts, Feature, Metric, Prediction, Term, with_original_ids
 from atlas_cli.wire.messages import Activations
 
 
@@ -71,7 +71,10 @@ def score(loaded: LoadedModel, part: ScoredPart, evaluator: Evaluator | None = N
     """Score a model on a part, through the split unless an ``evaluator`` says otherwise."""
     task, lower = loaded.task, loaded.halves.lower
     metric = _EachExample(task, lower.hidden_size * lower.dtype.itemsize)
-    (evaluator or loaded.evaluator()).measure(task, part.features, loaded.model, metric)
+    if evaluator is None:
+        loaded.evaluator().measure(task, part.features, loaded.model, metric)
+    else:  # nothing is sent, so that no token need be replaced
+        evaluator.measure(task, [*map(with_original_ids, part.features)], loaded.model, metric)
     figures = task.scores(metric)
     rows = sorted(metric.alone)  # each example once, in the order of the part
     terms = [metric.alone[row].terms(metric.whole) for row in rows]

@@ -58,6 +58,11 @@ def original_ids(feature: Feature) -> list[int]:
     return feature.get("original_ids", feature["input_ids"])
 
 
+def with_original_ids(feature: Feature) -> Feature:
+    """The feature as it was before a privacy mechanism replaced tokens."""
+    return Feature(**{**feature, "input_ids": original_ids(feature)})
+
+
 def count_examples(features: Sequence[Feature]) -> int:
     """How many examples features were made of: all windows of one row are one; a feature of no row is one by itself."""
     return len({feature.get("row", -1 - i) for i, feature in enumerate(features)})

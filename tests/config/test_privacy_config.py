@@ -11,6 +11,7 @@ from atlas_cli.runs.resumable import require_same
 NOISE = {"clip": 1.0, "noise_multiplier": 1.0}
 TARGET = {"clip": 1.0, "epsilon": 8.0}
 UNIFORM = {"weights": "uniform"}
+SANTEXT = {"santext": {"epsilon": 15}}
 LABELS = {"labels": {"epsilon": 2}}
 EXAMPLES = {"privacy": {"examples": NOISE}, "aggregation": UNIFORM, "training": {"labels": "client"}}
 DEVICES = {"clients": {name: {"device": "phone-2gib"} for name in "ab"}}
@@ -126,6 +127,14 @@ def loaded(tmp_path, **changes):
         (nested(EXAMPLES, {"privacy": {"nopeek": {"weight": 1.0}}}), "privacy.nopeek", "couples"),
         ({"privacy": {"fingerprints": NOISE}}, "privacy.fingerprints", "clustering.by: fingerprints"),
         ({"privacy": {"activations": NOISE}, "mode": "federated"}, "privacy.activations", "mode is federated"),
+        ({"privacy": SANTEXT, "mode": "federated"}, "privacy.santext", "mode is federated"),
+        ({"privacy": {"santext": {"epsilon": -1}}}, "privacy.santext.epsilon", "at least 0"),
+        ({"privacy": {"santext": {"epsilon": 1, "sensitive_share": 0.5}}}, "privacy.santext", "or none of them"),
+        ({"privacy": {"custext": {"epsilon": 1, "tokens": 1}}}, "privacy.custext.tokens", "at least 2"),
+        ({"privacy": {**SANTEXT, "custext": {"epsilon": 1}}}, "privacy.custext", "give one of the two"),
+        ({"privacy": {**SANTEXT, "activations": NOISE}}, "privacy.santext", "bounds the same channel"),
+        ({"privacy": SANTEXT, "clients": {"a": {"embedding": "rows"}}}, "clients.a.embedding", "whole table"),
+        ({"privacy": {**SANTEXT, "budget": {"epsilon": 8}}}, "privacy.budget.epsilon", "before the first round"),
     ],
 )
 def test_contradictions(tmp_path, changes, key, says):

@@ -13,8 +13,10 @@ from support.made_up_run import build
 from atlas_cli.cli import main
 from atlas_cli.config.load import load_config
 from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.inference.input_rows import InputRow
 from atlas_cli.inference.loaded_model import open_model
 from atlas_cli.inference.merged import MergedEvaluator
+from atlas_cli.inference.predictions import CLASH, Predictor, columns_of
 from atlas_cli.inference.recorded import compare, recorded
 from atlas_cli.inference.scored_parts import part_of_file, part_of_run
 from atlas_cli.inference.scoring import score
@@ -92,6 +94,24 @@ def test_noise_at_the_cut_is_that_of_the_runs_own_evaluations(make_toy_run):
     assert found["loss"] == pytest.approx(recorded(run, loaded.owner, "test", 2)[1]["loss"], rel=1e-5)
     quiet = score(loaded, part_of_run(loaded), MergedEvaluator(loaded)).outcomes.figures
     assert abs(quiet["loss"] - found["loss"]) > 1e-4
+
+
+@pytest.mark.slow
+def test_tokens_are_replaced_as_in_the_runs_own_evaluations_and_predictions_do_not_depend_on_batches(make_toy_run):
+    run = make_toy_run(privacy={"santext": {"epsilon": 2.0}}, partition={"local_test": 0.2})
+    loaded = open_model(run.path)
+    part = part_of_run(loaded)
+    found = score(loaded, part).outcomes.figures
+    assert found["loss"] == pytest.approx(recorded(run, loaded.owner, "test", 2)[1]["loss"], rel=1e-5)
+    whole = score(loaded, part, MergedEvaluator(loaded)).outcomes.figures
+    assert abs(whole["loss"] - found["loss"]) > 1e-4
+    own = open_model(run.path, client="b-1")
+    local = score(own, part_of_run(own, "local")).outcomes.figures
+    assert compare(local, recorded(run, own.owner, "local", 2)[1], "the run").equal
+    rows = [InputRow(f"row {i}", row) for i, row in enumerate(part.rows)]
+    columns = columns_of(loaded, rows[0], False)
+    one, other = ([*Predictor(loaded, columns, size)(rows)] for size in (1, 32))
+    assert [row[f"{CLASH}label"] for row in one] == [row[f"{CLASH}label"] for row in other]
 
 
 def test_a_clients_own_test_part_is_what_its_records_say(make_toy_run):

@@ -97,12 +97,10 @@ def _differences(loaded: LoadedModel, found: Exported) -> str:
             f"- The tokenizer of the base pads no texts; here {found.pads_with} does. A text that ends in it is read "
             "as if it did not."
         )
-    if loaded.noise_at_the_cut:
-        lines.append("- In the run, activations were changed at the cut by a privacy mechanism; here nothing is cut.")
     if (words := loaded.config.privacy.replaces_tokens()) is not None:
-        lines.append(
-            f"- In the run, privacy.{words} replaced tokens before the model read them; here texts are read whole."
-        )
+        lines.append(f"- In the run, privacy.{words} replaced tokens of texts before they were read; here none are.")
+    elif loaded.noise_at_the_cut:
+        lines.append("- In the run, activations were changed at the cut by a privacy mechanism; here nothing is cut.")
     lower, upper, _ = loaded.halves
     if lower.dtype != upper.dtype:
         lines.append(

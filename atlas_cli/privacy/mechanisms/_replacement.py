@@ -82,9 +82,9 @@ class TokenReplacement(ABC):
             whose: whose features they are; equal ones draw equal numbers.
         """
         lengths = [len(feature["input_ids"]) for feature in features]
-        ids = np.concatenate([np.array(feature["input_ids"], dtype=np.int64) for feature in features] or [np.zeros(0)])
+        ids = np.array([token for feature in features for token in feature["input_ids"]], dtype=np.int64)
         uniform_N = numpy_generator(seed, "privacy-tokens", *whose).random(len(ids))
-        drawn_N = self.draw(torch.from_numpy(ids).long(), torch.from_numpy(uniform_N)).split(lengths)
+        drawn_N = self.draw(torch.from_numpy(ids), torch.from_numpy(uniform_N)).split(lengths)
         return [
             Feature(**{**feature, "input_ids": drawn.tolist(), "original_ids": feature["input_ids"]})
             for feature, drawn in zip(features, drawn_N, strict=True)

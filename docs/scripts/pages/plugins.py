@@ -151,6 +151,8 @@ _MECHANISMS = {
     "fingerprints": "privacy: {fingerprints: {clip: 1.0, noise_multiplier: 1.0}}\nclustering: {k: 2}",
     "labels": "privacy: {labels: {epsilon: 4}}",
     "mask-gradients": "privacy: {mask_gradients: true}",
+    "santext": "privacy: {santext: {epsilon: 15}}",
+    "custext": "privacy: {custext: {epsilon: 1, tokens: 20}}",
     "nopeek": "privacy: {nopeek: {weight: 1.0}}",
     "pad-lengths": "privacy: {pad_lengths: 16}",
     "updates": "privacy: {updates: {clip: 0.5, epsilon: 8, where: client}}\n"
