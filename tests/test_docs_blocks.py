@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from atlas_cli.cli import app, main
+from atlas_cli.config.frontier import load_frontier
 from atlas_cli.config.load import load_config
 from atlas_cli.config.strict_yaml import parse
 
@@ -109,6 +110,10 @@ GROUND = {
 def test_every_config_that_is_shown_validates(text, tmp_path):
     """A piece of a config is put on the ground of a whole one; task groups that it brings take its clients."""
     given = parse(text, "shown").data
+    if "defences" in given:  # a file of its own
+        (tmp_path / "frontier.yaml").write_text(text, encoding="utf-8")
+        load_frontier(tmp_path / "frontier.yaml")
+        return
     whole = {**GROUND, **given}
     if "task_groups" in given and "clients" not in given:
         whole["clients"] = {"phone-1": {"task_group": next(iter(given["task_groups"]))}}

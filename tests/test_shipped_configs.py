@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from atlas_cli.cli import main
+from atlas_cli.config.frontier import load_frontier
 from atlas_cli.config.load import load_config
 from atlas_cli.packages import models as packaged
 
@@ -38,6 +39,15 @@ def test_header(path):
     for command in commands(path):
         if command[1] == "train":
             load_config(command[2], command[3:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "frontiers").glob("*.yaml")), ids=lambda path: path.stem)
+def test_frontiers(path):
+    first, second = commands(path)
+    assert first == ["atlas", "audit", "--frontier", f"configs/frontiers/{path.name}"]
+    found = load_frontier(Path(path.stem), second[4:])  # by its name, too
+    assert len(found.planned) == len(found.settings) * 3 and found.config.is_file()
 
 
 @pytest.mark.parametrize(

@@ -50,5 +50,6 @@ def audit(
         "delta": federation.config.privacy.delta,
         "update_norms": update_norms(evidence),
         "norms": compared_norms(evidence),
+        "texts": evidence.most,
         "recorded": {"messages": len(messages), "rounds": sorted({m.round for m in messages})},
     }

@@ -24,6 +24,7 @@ EXAMPLES = (
     "atlas audit quickstart --attack membership --lira 16",
     "atlas audit quickstart --attack canary --canaries 100",
     "atlas audit --by-layer quickstart --output leakage",
+    "atlas audit --frontier questions",
 )
 
 
@@ -64,6 +65,14 @@ def command(
         int,
         typer.Option(rich_help_panel="Instead of attacking a run", min=200, help="With --without: of either world."),
     ] = 200,
+    frontier: Annotated[
+        bool,
+        typer.Option(
+            "--frontier",
+            rich_help_panel="Instead of attacking a run",
+            help="Train and attack the defences of FILE at each strength; draw use against the worst attack.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -90,6 +99,20 @@ def command(
 
     is_run = source.is_dir()
     console = Terminal()
+    if frontier:
+        given: dict[str, object] = {
+            "--by-layer": by_layer,
+            "--without": without,
+            "--attack": attack,
+            "--output": output,
+        }
+        given |= {"--lira": lira, "--canaries": canaries}
+        if refused := [option for option, value in given.items() if value]:
+            raise ConfigError("give it without --frontier, whose FILE says what is attacked", key=refused[0])
+        from atlas_cli.cli._frontier import draw_frontier
+
+        draw_frontier(source, overrides or [], as_json)
+        return
     if is_run and (by_layer or without or overrides):
         raise ConfigError("is a run; --by-layer, --without and KEY=VALUE are for a config", where=str(source))
     if by_layer and without:

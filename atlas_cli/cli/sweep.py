@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -87,6 +86,7 @@ def command(
     devices, of which the first value on the command line is the undisturbed one.
     """
     from atlas_cli import discovery
+    from atlas_cli.cli._new_folder import folder_beside_runs
     from atlas_cli.config.grid import expand, load_grid
     from atlas_cli.interrupts import Stopping
     from atlas_cli.reports.terminal import Terminal
@@ -101,7 +101,7 @@ def command(
         _dry_run(combinations, loaded, as_json)
         return
     console = Terminal(stderr=as_json)
-    folder = _folder(loaded[0])
+    folder = folder_beside_runs(loaded[0].config, "sweep")
     trials = [
         Trial(number, str(file), combination, its.config, folder.path / f"{number}.log")
         for number, (combination, its) in enumerate(zip(combinations, loaded, strict=True), 1)
@@ -124,17 +124,6 @@ def command(
         raise typer.Exit(130)
     if any(outcome.status == "failed" for outcome in done.values()):
         raise typer.Exit(1)
-
-
-def _folder(first: LoadedConfig) -> RunDirectory:
-    """A new folder beside the runs, for their logs and the table."""
-    from atlas_cli.runs.directory import RunDirectory, folder_of_runs, make_new
-    from atlas_cli.storage.writing import writing
-
-    base = folder_of_runs(first.config.output.dir)
-    with writing(base):
-        base.mkdir(parents=True, exist_ok=True)
-        return RunDirectory(make_new(base, f"{datetime.now():%Y%m%d-%H%M%S}_{first.config.name}_sweep"))
 
 
 def _rows(trials: list[Trial], done: dict[int, Outcome]) -> list[tuple[Trial, Outcome]]:
