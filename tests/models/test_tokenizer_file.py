@@ -8,11 +8,12 @@ import pytest
 import yaml
 from support.tiny_models import FAMILIES, SPECIAL, WORDS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer
 
 from atlas_cli.cli import main
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError, ResourceError
-from atlas_cli.models.files.tokenizer_file import other_tokens, require_vocabulary
+from atlas_cli.models.files.tokenizer_file import other_tokens, require_vocabulary, tokenizer_parts
 from atlas_cli.models.frozen.load import load_tokenizer
 
 LETTERS = [*"abcdefghilmnoprstvwy▁Ġ", *"0123456789"]
@@ -131,3 +132,12 @@ def test_a_vocabulary_that_fills_the_embedding(model_folder):
     require_vocabulary(tokenizer, len(tokenizer))
     with pytest.raises(ConfigError, match=f"token id {len(tokenizer) - 1}, "):
         require_vocabulary(tokenizer, len(tokenizer) - 1)
+
+
+def test_a_run_that_began_with_the_hub_may_go_on_without(model_folder):
+    """HF_HUB_OFFLINE is told of in what a tokenizer keeps of its making, and changes no token."""
+    with_hub, without = (
+        AutoTokenizer.from_pretrained(model_folder("bert"), local_files_only=alone) for alone in (False, True)
+    )
+    assert with_hub.init_kwargs["local_files_only"] != without.init_kwargs["local_files_only"]
+    assert tokenizer_parts(with_hub) == tokenizer_parts(without)

@@ -128,6 +128,8 @@ _NOT_SETTINGS = (
 def tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """Hashes of a tokenizer's parts: equal ones give equal ids, with the same versions of the libraries."""
     settings = {name: repr(value) for name, value in tokenizer.init_kwargs.items() if name not in _NOT_SETTINGS}
+    if "local_files_only" in settings:  # of HF_HUB_OFFLINE: a run that is begun with the hub goes on without
+        settings["local_files_only"] = repr(False)
     if getattr(tokenizer, "is_fast", False):
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()  # what the last call left there; each call of the tokenizer sets both anew
