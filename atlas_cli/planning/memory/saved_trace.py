@@ -133,11 +133,10 @@ def trace(
         weights += [*adapters.parameters(), *adapters.held_frozen()]
         stack.enter_context(adapters.attached(base))
         stack.enter_context(_masks_without_values(step.padded))
-        stack.enter_context(_ProductsOfExperts())
         trained = [
             p for p in (*adapters.parameters(), *(head.parameters() if head is not None else ())) if p.requires_grad
         ]
-        live = stack.enter_context(LiveBytes(weights))
+        live = stack.enter_context(_Fake(weights))
         saved = _Saved(weights)
         mask = torch.ones(step.batch, step.tokens, dtype=torch.int64)
         # what a batch and its message hold besides; a client keeps the mask of the batch before until the next is sent
@@ -186,7 +185,7 @@ class LiveBytes(TorchDispatchMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
+        for tensor in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 if id(storage) not in self._known:
@@ -201,16 +200,20 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-class _ProductsOfExperts(TorchDispatchMode):
-    """Each row by the matrix of its expert; torch's own fake of it takes bfloat16 alone."""
+class _Fake(LiveBytes):
+    """With products of experts, each row by the matrix of its expert; torch's own fake of it takes bfloat16 alone."""
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is not torch.ops.aten._grouped_mm.default:
-            return func(*args, **(kwargs or {}))
-        rows, matrices = args[:2]
-        return rows.new_empty(rows.shape[0], matrices.shape[-1])
+        return super().__torch_dispatch__(_grouped if func is _GROUPED else func, types, args, kwargs)
+
+
+_GROUPED = torch.ops.aten._grouped_mm.default
+
+
+def _grouped(rows: Tensor, matrices: Tensor, *_: Any, **__: Any) -> Tensor:
+    return rows.new_empty(rows.shape[0], matrices.shape[-1])
 
 
 def _cut(layers: range) -> int:
