@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +35,15 @@ TIMINGS = {"seconds", "samples_per_second", "process_rss_peak", "started", "ende
 OF_FILES = {"records", "sha256"}  # hashes of files with seconds in them
 SUMS = {"crc32"}  # of lines with seconds in them; the lines are compared themselves
 OF_THE_PROCESS = {"parts", "engine", "git"}  # the checkout may be edited meanwhile
-ATLAS = [sys.executable, "-c", "import sys; from atlas_cli.cli import main; sys.exit(main())", "train"]
+ATLAS = [sys.executable, "-c", "import sys; from atlas_cli.cli import main; sys.exit(main())"]
+
+Start = Callable[[Sequence[str]], "subprocess.Popen[str]"]
+
+
+def started(arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """``atlas ARGUMENTS`` in a new process."""
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*ATLAS, *arguments], **pipes, text=True, env=_environment())
 
 
 @dataclass
@@ -98,10 +107,13 @@ def write_config(folder: Path, model: str) -> Path:
     return path
 
 
-def unbroken(config: Path) -> RunDirectory:
+def unbroken(config: Path, start: Start = started) -> RunDirectory:
     """A run that nobody kills."""
     before = runs_of(config)
-    subprocess.run([*ATLAS, str(config)], check=True, stdout=subprocess.DEVNULL, env=_environment())
+    process = start(["train", str(config)])
+    error = process.communicate()[1]
+    if process.returncode:
+        raise RuntimeError(f"exit {process.returncode}: {error.strip()[-300:]}")
     (made,) = runs_of(config) - before
     return RunDirectory(made)
 
@@ -111,20 +123,21 @@ def length_of(run: RunDirectory) -> float:
     return float(run.read_json("manifest.json")["duration_s"]) + 1.0
 
 
-def kill_and_resume(config: Path, whole: RunDirectory, length: float, draw: random.Random) -> Outcome:
+def kill_and_resume(
+    config: Path, whole: RunDirectory, length: float, draw: random.Random, start: Start = started
+) -> Outcome:
     """One run that is killed up to three times.
 
     Args:
         length: of an unbroken run from the lock to the end, seconds.
+        start: begins a process of ``atlas``.
     """
     outcome, before, run = Outcome(), runs_of(config), None
     for kills_left in reversed(range(draw.randint(1, 3) + 1)):
         known = runs_of(config)
         resumed = run is not None and bool(folders(run))
         arguments = ["--resume", str(run.path)] if run is not None and resumed else [str(config)]
-        process = subprocess.Popen(
-            [*ATLAS, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=_environment()
-        )
+        process = start(["train", *arguments])
         if kills_left:
             _kill(process, config, draw, length)
         error = process.communicate(timeout=600)[1]

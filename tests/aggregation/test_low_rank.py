@@ -2,13 +2,12 @@
 
 import math
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import warm
 from support.merging import factors
 
 from atlas_cli.aggregation.contract import Factors, delta
@@ -150,8 +149,8 @@ print(resident("VmHWM") - before)
 def test_a_merge_takes_no_more_than_its_cap(rank, copies):
     stacked, dense = 8 * STACK_COPIES * 8 * rank * 2000, DENSE_COPIES * 8 * 900 * 1100
     memory = {"stack": stacked, "dense": dense, "cut": stacked // 4}[copies]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(rank), str(memory)], capture_output=True, text=True, check=True
-    )
-    taken = 1024 * int(done.stdout)
+    process = warm.start([str(rank), str(memory)], MEASURE)
+    out, error = process.communicate()
+    assert process.returncode == 0, error
+    taken = 1024 * int(out)
     assert 0.4 * memory < taken <= memory

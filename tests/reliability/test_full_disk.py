@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import warm
 
 from atlas_cli.cli import main
 from atlas_cli.runs import directory
@@ -73,7 +74,8 @@ def test_full_at_every_write(write, train, chaos, disk, capsys):
 
 
 LIMITED = """
-import resource, signal, sys
+import os, resource, signal, sys
+os.environ["MPLCONFIGDIR"] = "/tmp"
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
 import atlas_cli.experiment.session, matplotlib.font_manager  # whose cache of fonts is larger than the limit
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
@@ -90,18 +92,18 @@ def test_a_real_limit_on_files(write, chaos):
     runs = Path(yaml.safe_load(path.read_text(encoding="utf-8"))["output"]["dir"])
 
     def limited(limit):
-        command = [sys.executable, "-c", LIMITED, str(limit), "train", str(path)]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MPLCONFIGDIR": "/tmp"})
+        process = warm.start([str(limit), "train", str(path)], LIMITED)
+        return process.communicate()[1], process.returncode
 
-    assert limited(2**30).returncode == 0
+    assert limited(2**30)[1] == 0
     whole = RunDirectory(*runs.iterdir())
     least, largest = ((whole.path / name).stat().st_size for name in ("manifest.json", "messages.jsonl"))
     assert least < largest  # between them a run begins, and does not end
     for limit in (1000, (least + largest) // 2, largest - 1):
         before = set(runs.iterdir())
-        done = limited(limit)
-        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
-        assert "File too large" in done.stderr and "Traceback" not in done.stderr
+        error, code = limited(limit)
+        assert code == 1 and len(error.splitlines()) == 1, error
+        assert "File too large" in error and "Traceback" not in error
         made = set(runs.iterdir()) - before
         if limit < least:
             assert not made  # without room for config and manifest nothing is left

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import yaml
+from support import warm
 from support.toy_runs import write_data
 
 KILLS = 6
@@ -15,11 +16,11 @@ KILLS = 6
 def test_killed_and_resumed_runs_end_as_an_unbroken_one(chaos, tmp_path, model_folder):
     write_data(tmp_path)
     config = chaos.write_config(tmp_path, model_folder("bert"))
-    whole = chaos.unbroken(config)
+    whole = chaos.unbroken(config, warm.start)
     kills = 0
     for trial in range(10 * KILLS):
         draw = random.Random(f"test-{trial}")
-        outcome = chaos.kill_and_resume(config, whole, chaos.length_of(whole), draw)
+        outcome = chaos.kill_and_resume(config, whole, chaos.length_of(whole), draw, warm.start)
         assert outcome.differences == [], f"trial {trial}: killed {outcome.kills}"
         kills += len(outcome.kills)
         if kills >= KILLS:
@@ -33,9 +34,10 @@ def test_what_a_method_keeps_survives_a_kill(chaos, tmp_path, model_folder):
     config = chaos.write_config(tmp_path, model_folder("bert"))
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     config.write_text(yaml.safe_dump({**settings, "aggregation": {"method": "scaffold"}}), encoding="utf-8")
-    whole, kills = chaos.unbroken(config), 0
+    whole, kills = chaos.unbroken(config, warm.start), 0
     for trial in range(20):
-        outcome = chaos.kill_and_resume(config, whole, chaos.length_of(whole), random.Random(f"kept-{trial}"))
+        draw = random.Random(f"kept-{trial}")
+        outcome = chaos.kill_and_resume(config, whole, chaos.length_of(whole), draw, warm.start)
         assert outcome.differences == [], f"trial {trial}: killed {outcome.kills}"
         kills += len(outcome.kills)
         if kills >= 2:
