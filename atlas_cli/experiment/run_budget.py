@@ -171,6 +171,11 @@ def _require_counted(config: ExperimentConfig) -> None:
             "ledger knows; leave it out",
             key=f"privacy.{words}",
         )
+    if config.privacy.clients_per_user > 1:
+        raise ConfigError(
+            "--ledger knows rows and who held them, and not which clients are one user's; leave either out",
+            key="privacy.clients_per_user",
+        )
     if config.training.asynchrony is not None:
         raise ConfigError(
             "--ledger counts cohorts of rounds, and here clients take part at their own pace", key="training.asynchrony"

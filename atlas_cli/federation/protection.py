@@ -27,6 +27,7 @@ from atlas_cli.privacy.client_side import ClientProtection
 from atlas_cli.privacy.mechanisms import active_mechanisms
 from atlas_cli.privacy.mechanisms._replacement import TokenReplacement
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.fingerprints import FingerprintNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
@@ -186,20 +187,27 @@ class Protection:
             if self.replacement is not None and name == self.replacement.key:
                 found |= self.replacement.facts()
             found["protects"] = on_one_line(mechanism.promise(options))
-            mechanisms[name.replace("_", "-")] = {"channel": mechanism.channel, "unit": mechanism.unit, **found}
+            unit = self._unit(mechanism)
+            mechanisms[name.replace("_", "-")] = {"channel": mechanism.channel, "unit": unit, **found}
         return {"delta": self.config.delta, "mechanisms": mechanisms}
 
     def units(self) -> dict[str, str]:
         """The privacy unit of each channel with a mechanism: what neighbouring data sets differ in."""
         bounded = (each.mechanism for each in self.mechanisms.values())
-        return {each.channel: each.unit for each in bounded if each.channel is not None and each.unit is not None}
+        units = ((each.channel, self._unit(each)) for each in bounded)
+        return {channel: unit for channel, unit in units if channel is not None and unit is not None}
+
+    def _unit(self, mechanism: type[BaseMechanism]) -> str | None:
+        return None if mechanism.unit is None else self.config.unit_of(mechanism.unit)
 
     def warnings(self) -> list[str]:
         """Warnings where an epsilon guarantees less than it seems to."""
         found = []
         units = {}
         if self.config.updates is not None or self.config.fingerprints is not None:
-            units["clients"] = min(len(self.plan.names(g)) for g in self.plan.group_names)
+            clients = min(len(self.plan.names(g)) for g in self.plan.group_names)
+            several = self.config.clients_per_user > 1
+            units["users" if several else "clients"] = math.ceil(clients / self.config.clients_per_user)
         if self.config.examples is not None or self.config.activations is not None:
             units["training examples of a client"] = min(
                 count_examples(self.train_features(client)) for client in self.clients

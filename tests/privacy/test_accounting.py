@@ -15,6 +15,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.extras import install_command
 from atlas_cli.privacy.account import accounting
 from atlas_cli.privacy.account.accounting import calibrate, gaussian_epsilon, keep_probability, sampled_epsilon
+from atlas_cli.privacy.account.events import Event, composed_epsilon, together
 
 
 def exact_delta(epsilon, multiplier):
@@ -135,6 +136,44 @@ def test_against_another_library(multiplier, rate, steps, prv, renyi):
     """What Opacus 1.6.0 says at delta 1e-5: PRVAccountant (an upper bound, 0.01 above) and RDPAccountant (looser)."""
     found = sampled_epsilon(multiplier, rate, steps, 1e-5)
     assert prv - 0.02 < found <= prv < renyi
+
+
+# noise multiplier, sampling rate (1: all), steps; delta is 1e-5
+GRID = {
+    ((0.7, 1e-4, 1),): 0.00079,
+    ((0.7, 1e-4, 100),): 0.01409,
+    ((0.7, 1e-3, 1),): 0.04062,
+    ((0.7, 1e-3, 3_000),): 0.83713,
+    ((0.7, 1e-3, 30_000),): 1.98140,
+    ((0.7, 0.01, 1),): 0.85168,
+    ((0.7, 0.01, 3_000),): 7.52707,
+    ((0.7, 0.01, 30_000),): 28.08284,
+    ((0.7, 0.1, 1),): 3.56768,
+    ((1.0, 0.01, 100),): 0.71804,
+    ((3.0, 0.01, 3_000),): 0.68511,
+    ((3.0, 0.1, 100),): 1.38785,
+    ((3.0, 1e-3, 30_000),): 0.19376,
+    ((1.0, 0.1, 10),): 2.85459,
+    ((1.0, 0.01, 500), (4.0, 1, 10)): 3.62293,
+    ((0.8, 1e-3, 3_000), (1.5, 0.05, 200), (10.0, 1, 30)): 3.35172,
+    ((2.0, 0.2, 40), (0.7, 0.005, 100)): 3.19614,
+    ((1.0, 1e-4, 20_000), (6.0, 1, 4)): 1.27326,
+}
+DEAR = {((0.7, 1e-6, 30_000),): 0.00073, ((1.0, 1e-4, 30_000),): 0.06881}
+
+
+@pytest.mark.parametrize(
+    ("uses", "estimate"), [*GRID.items(), *(pytest.param(*each, marks=pytest.mark.slow) for each in DEAR.items())]
+)
+def test_a_grid_of_uses_against_a_second_library(uses, estimate):
+    """What prv-accountant 0.2.0 (Gopi et al., 2106.02848) estimates and proves to 0.01: tiny rates, thousands of steps,
+    and several mechanisms on one channel."""
+    events = together(
+        Event("gaussian", times, noise) if rate == 1 else Event("sampled-gaussian", times, noise, rate)
+        for noise, rate, times in uses
+    )
+    found = composed_epsilon(events, 1e-5)
+    assert -1e-3 < found - estimate < 1e-3 + accounting.TOLERANCE * estimate
 
 
 @pytest.mark.parametrize("target", [0.05, 1.0, 30.0])

@@ -179,6 +179,15 @@ class _PrivacyFields(Section):
         lt=1,
         description="The delta of every epsilon. It should be below 1 / the number of clients or examples.",
     )
+    clients_per_user: int = Field(
+        1,
+        ge=1,
+        le=1_000_000,
+        description="The most clients that one user has. Epsilon of `updates` and of `fingerprints` then holds for all "
+        "clients of a user together; other channels protect an example or a label, which one client has.",
+        examples=[2],
+        json_schema_extra={"unit": "clients"},
+    )
     budget: BudgetConfig | None = Field(None, description="The most that may be spent on a channel.")
     updates: UpdatesConfig | None = Field(
         None, description="Client-level noise on adapters and heads that clients send."
@@ -212,6 +221,15 @@ class _PrivacyFields(Section):
         json_schema_extra={"unit": "tokens"},
     )
 
+    @model_validator(mode="after")
+    def _users_of_something(self) -> _PrivacyFields:
+        if self.clients_per_user > 1 and self.updates is None and self.fingerprints is None:
+            raise ValueError(
+                "clients_per_user changes the epsilon of updates and of fingerprints, and neither is on; leave it out, "
+                "or set privacy.updates"
+            )
+        return self
+
     def added(self) -> list[str]:
         """Keys of mechanisms that are on and have no field here: each is a file whose options that file checks."""
         return [
@@ -233,6 +251,21 @@ class _PrivacyFields(Section):
             for name, channel in CHANNEL_OF.items()
             if on[name] is not None and getattr(on[name], "noise_multiplier", None) != 0
         ]
+
+    def unit_of(self, unit: str) -> str:
+        """What neighbouring data sets differ in, by what they would differ in if a user had one client."""
+        several = self.clients_per_user > 1 and unit == "client"
+        return f"user with up to {self.clients_per_user:,} clients" if several else unit
+
+    def uses_by_user(self, mechanism: Literal["updates", "fingerprints"]) -> int:
+        """How often a use by each of a user's k clients counts as one of a single client.
+
+        Clients that add their own noise are k uses. Of noise that the server adds once to a sum, the sensitivity is k
+        times that of one client, and a use with n times the squared sensitivity counts n times: k^2. Users with clients
+        in several groups have fewer in each, and the sum of squares is no larger.
+        """
+        once = mechanism == "updates" and self.updates is not None and self.updates.where == "server"
+        return self.clients_per_user ** (2 if once else 1)
 
     def replaces_tokens(self) -> str | None:
         """The mechanism that replaces tokens before the client half, if one is on."""

@@ -6,7 +6,8 @@
     fingerprints  by which clients are clustered
 
 A figure of a group is that of its client or example that was used most (an example is a row with all sequences made of
-it, such as the windows of a question), and one of a client holds for it and each of its examples; both assume that no
+it, such as the windows of a question), and one of a client holds for it and each of its examples; with
+``privacy.clients_per_user`` a user whose clients were all used as often takes the client's place. Both assume that no
 client was ever dropped. It bounds what one channel adds to what the others tell, given the adapters that activations
 were made with; where another is infinite, whoever sees both is not bounded by it.
 """
@@ -116,7 +117,7 @@ class EpsilonAccount:
         most = self.participation.most(group, number)
         if privacy.updates is not None:
             z = self.multipliers["updates"] if multiplier is None else multiplier
-            return gaussian_epsilon(z, most.rounds, privacy.delta)
+            return gaussian_epsilon(z, most.rounds * privacy.uses_by_user("updates"), privacy.delta)
         z = self.multipliers["examples"] if multiplier is None else multiplier
         drawn = {(rate, rounds * self.config.training.local_steps) for rate, rounds in most.sampled.items()}
         # the larger the rate or the number of steps, the larger is epsilon
@@ -153,7 +154,8 @@ class EpsilonAccount:
         if self.config.privacy.fingerprints is None:
             return math.inf
         z = self.multipliers["fingerprints"] if multiplier is None else multiplier
-        return gaussian_epsilon(z, taken, self.config.privacy.delta)
+        times = taken * self.config.privacy.uses_by_user("fingerprints")
+        return gaussian_epsilon(z, times, self.config.privacy.delta)
 
     def events(self, channel: str, client: str, use: ClientUse, number: int) -> Event | None:
         """What one client, or one of its examples, told on a channel of a split or federated run by the end of a round.
@@ -195,7 +197,7 @@ class EpsilonAccount:
         if not self.sends_updates or not use.rounds:
             return None
         if privacy.updates is not None:
-            return Event("gaussian", use.rounds, self.multipliers["updates"])
+            return Event("gaussian", use.rounds * privacy.uses_by_user("updates"), self.multipliers["updates"])
         if privacy.examples is None:
             return Event("none", 1)
         steps, rate = use.rounds * self.config.training.local_steps, self.participation.rate(client)
@@ -220,9 +222,10 @@ class EpsilonAccount:
     def _fingerprints_of(self, client: str, use: ClientUse, taken: int) -> Event | None:
         if not taken:
             return None
-        if self.config.privacy.fingerprints is None:
+        privacy = self.config.privacy
+        if privacy.fingerprints is None:
             return Event("none", 1)
-        return Event("gaussian", taken, self.multipliers["fingerprints"])
+        return Event("gaussian", taken * privacy.uses_by_user("fingerprints"), self.multipliers["fingerprints"])
 
     def everybody_is_asked(self, number: int) -> bool:
         """Whether all clients are fingerprinted in a round, or before the first (0)."""
