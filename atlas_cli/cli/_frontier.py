@@ -110,9 +110,10 @@ def _attacked(run: RunDirectory, planned: Planned, frontier: Frontier) -> Attack
     if not attacks:
         raise AtlasError("; ".join(f"{name}: {why}" for name, why in done["not_measured"].items()))
     metrics = run.read_lines("metrics.jsonl")
+    groups = {each.task_group: each for each in summarise(metrics, run.read_lines("clients.jsonl"))}
     use = {
-        each.task_group: (each.metric, each.better, each.after)
-        for each in summarise(metrics, run.read_lines("clients.jsonl"))
+        name: (each.metric, each.better, each.after)
+        for name, each in groups.items()
         if each.metric is not None and each.better is not None and each.after is not None
     }
     last = {name: rows[-1] for name, rows in by_group(metrics).items()}
@@ -124,6 +125,7 @@ def _attacked(run: RunDirectory, planned: Planned, frontier: Frontier) -> Attack
         {name: value for name, value in least.items() if value is not None},
         attacks,
         {group: dict(_bounded(planned, channels)) for group, channels in done["epsilon"].items()},
+        {name: each.bytes_up + each.bytes_down for name, each in groups.items()},
     )
 
 

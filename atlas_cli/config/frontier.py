@@ -21,7 +21,7 @@ from typing import Any
 from atlas_cli import discovery
 from atlas_cli.config import strict_yaml
 from atlas_cli.config.dump import one_line
-from atlas_cli.config.examples import config_file, folder
+from atlas_cli.config.examples import examples, folder
 from atlas_cli.config.grid import Combination
 from atlas_cli.config.load import LoadedConfig, load_config
 from atlas_cli.config.overrides import COMMAND_LINE
@@ -95,14 +95,15 @@ def load_frontier(path: Path, overrides: Sequence[str] = ()) -> Frontier:
     if not path.exists() and (shipped := folder() / "frontiers" / f"{path}.yaml").is_file():
         path = shipped
     read = _Reader(path, strict_yaml.load_file(path))
-    config, _ = config_file(Path(read.text("config")))
-    if not config.is_absolute() and not config.exists():
-        config = path.parent / config
+    name = read.text("config")
+    config = path.parent / name
+    if not config.is_file() and (example := examples().get(name)) is not None:
+        config = example.path
     if not config.is_file():
         raise read.error(("config",), f"there is no {config}; name a config beside this file, or an example")
     seeds = read.whole_numbers("seeds")
     attacks = read.attacks()
-    examples = read.examples()
+    texts = read.examples()
     load_config(config, overrides)  # what is wrong with these is not of the file
     shared = read.changes(("changes",)) if "changes" in read.data else []
     settings = [Setting("", ""), *read.settings("defences"), *read.settings("controls")]
@@ -114,7 +115,7 @@ def load_frontier(path: Path, overrides: Sequence[str] = ()) -> Frontier:
             if same is not setting:
                 raise read.error(setting.place, f"is the same config as {same.label}; change it, or leave it out")
             planned.append(plan)
-    return Frontier(config, settings, seeds, attacks, examples, planned)
+    return Frontier(config, settings, seeds, attacks, texts, planned)
 
 
 def _planned(read: _Reader, config: Path, setting: Setting, seed: int, changes: tuple[str, ...]) -> Planned:

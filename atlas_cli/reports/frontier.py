@@ -23,6 +23,7 @@ _NOTES = (
     "every seed",
     "loss: of the metric against no defence, in the mean of paired seeds; shown where its 95 % interval over seeds is "
     "above 0",
+    "MB: of all messages of the task group, both ways",
     "an attack that nobody tried may find more",
 )
 
@@ -36,6 +37,7 @@ class Attacked:
         least: by task group, the metric of who always says the largest class, where that is known.
         attacks: figures as audit.json has them.
         epsilon: by task group and channel that a mechanism bounds.
+        sent: by task group, the bytes of all its messages, both ways.
     """
 
     seed: int
@@ -44,6 +46,7 @@ class Attacked:
     least: Mapping[str, float]
     attacks: Sequence[Mapping[str, Any]]
     epsilon: Mapping[str, Mapping[str, float]]
+    sent: Mapping[str, int]
 
     @property
     def worst(self) -> Mapping[str, Any]:
@@ -71,6 +74,8 @@ class Point:
         epsilon: the largest by channel that a mechanism bounds.
         hides: the worst attack finds less than without a defence, beyond both intervals; None of no defence itself.
         loss_shown: the loss is above 0 beyond its interval; None where there are too few seeds to tell.
+        least: the metric of who always says the largest class, where that is known.
+        sent: bytes of all messages of the task group, both ways, in the mean over seeds.
     """
 
     task_group: str
@@ -94,12 +99,15 @@ class Point:
     hides: bool | None
     loss_shown: bool | None
     least: float | None
+    sent: float
 
     @property
     def verdict(self) -> str:
         """In words, for the table."""
-        if self.hides is None:
+        if not self.defence:
             return NONE
+        if self.hides is None:
+            return "no run without a defence to compare with"
         hides = "hides some" if self.hides else "hides nothing"
         if self.loss_shown is None:
             return f"{hides}; too few seeds for a loss"
@@ -166,6 +174,7 @@ def _point(
         hides=hides,
         loss_shown=None if len(lost) < 2 else min(ends or lost) > 0,
         least=max((run.least[group] for run in runs if group in run.least), default=None),
+        sent=statistics.fmean(run.sent[group] for run in runs),
     )
 
 
@@ -180,7 +189,7 @@ def frontier_sheet(points: Sequence[Point], delta: float) -> Sheet:
     columns += [Column(points[0].metric if len({p.metric for p in points}) == 1 else "metric", True)]
     columns += [Column(name, True) for name in ("low", "high", "loss")]
     columns += [Column("epsilon", True), Column("worst attack"), Column("found", True), Column("upper", True)]
-    columns += [Column("what it does")]
+    columns += [Column("MB", True), Column("what it does")]
     notes = [*_NOTES]
     if any(point.control for point in points):
         notes.insert(0, "control: no defence, and there for comparison")
@@ -193,7 +202,7 @@ def _row(point: Point) -> Sequence[Cell]:
     low, high = point.interval or (None, None)
     name = f"control: {point.defence}" if point.control else point.defence or NONE
     of_group = (point.task_group, name, point.strength or None, len(point.seeds))
-    attack = (point.attack, point.found, point.upper)
+    attack = (point.attack, point.found, point.upper, point.sent / 1e6)
     return *of_group, point.value, low, high, point.loss, epsilon_text(point) or None, *attack, point.verdict
 
 

@@ -56,6 +56,8 @@ def test_a_point_a_setting_and_nothing_done_twice(frontier, trained, tmp_path, m
     assert (plain["defence"], noisy["defence"], noisy["strength"]) == ("", "noise", "much")
     assert plain["upper"] > noisy["upper"] and plain["epsilon"] == {} and noisy["epsilon"]["activations"] > 0
     for point in found["points"]:
+        lines = (tmp_path / "runs" / point["runs"][0] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        assert point["sent"] == sum(row["bytes_up"] + row["bytes_down"] for row in map(json.loads, lines))
         audited = json.loads((tmp_path / "runs" / point["runs"][0] / "audit.json").read_text(encoding="utf-8"))
         (figure,) = audited["attacks"]
         assert (point["found"], point["upper"]) == (figure["value"], figure["advantage"])

@@ -54,6 +54,15 @@ def test_every_setting_at_every_seed_the_undefended_first(load):
     assert (found.examples, found.seeds, found.attacks) == (256, [4, 5], ["nearest-embedding"])
 
 
+def test_the_config_is_one_beside_the_file_or_an_example(load, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "toy.yaml").write_text("name: other", encoding="utf-8")
+    monkeypatch.chdir(elsewhere)
+    assert load().config == tmp_path / "toy.yaml"
+    assert load(config="offline", seeds=[0], controls=...).config.name == "offline.yaml"
+
+
 def test_overrides_have_the_last_word(load):
     found = load(["training.rounds=1"])
     assert {plan.loaded.config.training.rounds for plan in found.planned} == {1}

@@ -19,7 +19,7 @@ def attack(name, value, spread=0.01, chance=0.1, best=1.0, floor=None):
 
 def run(seed, use, *attacks, better="higher", **epsilon):
     use = {"g": ("accuracy" if better == "higher" else "perplexity", better, use)}
-    return Attacked(seed, f"run-{seed}", use, {"g": 0.25}, attacks, {"g": epsilon})
+    return Attacked(seed, f"run-{seed}", use, {"g": 0.25}, attacks, {"g": epsilon}, {"g": 1_500_000 + 1_000_000 * seed})
 
 
 def seeds(values, found, **epsilon):
@@ -73,6 +73,11 @@ def test_a_broken_defence_hides_nothing():
     assert hides.hides and hides.verdict == "hides some, no loss shown"
 
 
+def test_without_an_undefended_run_nothing_is_compared():
+    (point,) = frontier_points([("", "", False, []), ("d", "1", False, seeds([0.8] * 3, 0.5))])
+    assert point.hides is None and point.loss is None and point.verdict == "no run without a defence to compare with"
+
+
 SETTINGS = [
     PLAIN,
     ("noise", "0.1", False, seeds([0.6, 0.62, 0.63], 0.5, activations=3540.2)),
@@ -86,6 +91,7 @@ def test_the_table_names_controls_and_epsilon():
     rows = [[*map(str.strip, line.split("|")[2:-1])] for line in found.splitlines() if line.startswith("| g")]
     assert [row[:2] for row in rows] == [["no defence", "-"], ["noise", "0.1"], ["control: codec", "int8"]]
     assert [row[7] for row in rows] == ["-", "3,540 (activations)", "-"]
+    assert [row[-2] for row in rows] == ["2.500"] * 3  # of 1.5, 2.5 and 3.5
     assert [row[-1] for row in rows] == ["no defence", "hides some, at a loss", "hides nothing, no loss shown"]
     assert "control: no defence, and there for comparison" in found and "at delta 1e-05" in found
 
