@@ -15,12 +15,13 @@ from atlas_cli.reports.sheets import Cell, Column, Sheet
 from atlas_cli.statistics import Ends, over_seeds
 
 NONE = "no defence"
+BROKEN = 0.95  # of what is found without a defence
 _NOTES = (
     "low, high: 95 % over seeds (Student's t)",
     "worst attack: of all attacks and seeds; found: its figure; upper: the upper end of its 95 % interval, as a share "
     "of what it could gain over chance (0: as chance, 1: all)",
-    "hides some: upper is below what the best attack finds without a defence, at the lower end of its interval, in "
-    "every seed",
+    "still found: upper as a share of what the best attack finds without a defence, at the lower end of its interval "
+    "in the seed where it finds the least; broken: 95 % or more",
     "loss: of the metric against no defence, in the mean of paired seeds; shown where its 95 % interval over seeds is "
     "above 0",
     "MB: of all messages of the task group, both ways",
@@ -72,7 +73,8 @@ class Point:
         attack: the worst; ``found``: its figure; ``lower``, ``upper``: the ends of its interval as shares of what it
             could gain over chance; ``floor``: the share of who knows only what is common, where that is known.
         epsilon: the largest by channel that a mechanism bounds.
-        hides: the worst attack finds less than without a defence, beyond both intervals; None of no defence itself.
+        still_found: ``upper`` as a share of what the best attack surely finds without a defence, at most 1; None of no
+            defence itself.
         loss_shown: the loss is above 0 beyond its interval; None where there are too few seeds to tell.
         least: the metric of who always says the largest class, where that is known.
         sent: bytes of all messages of the task group, both ways, in the mean over seeds.
@@ -96,22 +98,27 @@ class Point:
     upper: float
     floor: float | None
     epsilon: Mapping[str, float]
-    hides: bool | None
+    still_found: float | None
     loss_shown: bool | None
     least: float | None
     sent: float
+
+    @property
+    def broken(self) -> bool:
+        """Whether attacks find nearly as much as without it."""
+        return self.still_found is None or self.still_found >= BROKEN
 
     @property
     def verdict(self) -> str:
         """In words, for the table."""
         if not self.defence:
             return NONE
-        if self.hides is None:
+        if self.still_found is None:
             return "no run without a defence to compare with"
-        hides = "hides some" if self.hides else "hides nothing"
+        found = f"{'broken: ' if self.broken else ''}{100 * self.still_found:.0f} % still found"
         if self.loss_shown is None:
-            return f"{hides}; too few seeds for a loss"
-        return f"{hides}, {'at a loss' if self.loss_shown else 'no loss shown'}"
+            return f"{found}; too few seeds for a loss"
+        return f"{found}, {'at a loss' if self.loss_shown else 'no loss shown'}"
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -150,7 +157,7 @@ def _point(
         if defence and run.seed in undefended
     ]
     ends = over_seeds(lost)
-    hides = upper < min(each.surely_found for each in undefended.values()) if defence and undefended else None
+    surely = min((each.surely_found for each in undefended.values()), default=0.0)
     channels = dict.fromkeys(channel for run in runs for channel in run.epsilon.get(group, {}))
     return Point(
         task_group=group,
@@ -171,7 +178,7 @@ def _point(
         upper=upper,
         floor=None if worst["floor"] is None else _share(worst, "floor"),
         epsilon={channel: max(run.epsilon[group][channel] for run in runs) for channel in channels},
-        hides=hides,
+        still_found=min(1.0, upper / surely) if defence and surely > 0 else None,
         loss_shown=None if len(lost) < 2 else min(ends or lost) > 0,
         least=max((run.least[group] for run in runs if group in run.least), default=None),
         sent=statistics.fmean(run.sent[group] for run in runs),

@@ -11,7 +11,7 @@ from atlas_cli.reports.charts.scatter import Guide, Series, Spot, scatter_chart
 from atlas_cli.reports.frontier import NONE, Point
 
 _NOTES = (
-    "filled: less is found than without a defence; hollow: not less",
+    "hollow: broken, 95 % or more of that without a defence",
     "points: upper end of the worst attack; whiskers: 95 %",
 )
 
@@ -57,5 +57,5 @@ def _spot(point: Point) -> Spot:
         f"{point.strength}{bound}",
         point.interval,
         (point.lower, point.upper),
-        not point.hides,
+        point.broken,
     )

@@ -70,7 +70,7 @@ def test_a_point_a_setting_and_nothing_done_twice(frontier, trained, tmp_path, m
     monkeypatch.setattr(attack_all, "audit", None)  # attacking again would fail
     code, out, _ = frontier()
     assert code == 0 and not trained
-    assert "1/2 no defence, seed 0: was there, attacked" in out and "hides some" in out
+    assert "1/2 no defence, seed 0: was there, attacked" in out and "% still found" in out
 
 
 @pytest.mark.slow

@@ -51,10 +51,10 @@ def test_loss_is_of_paired_seeds_and_shown_beyond_its_interval():
     )
     assert even.loss == pytest.approx(0.29 / 3) and even.loss_shown and even.loss_interval[0] > 0
     assert noisy.loss == pytest.approx(0.04) and not noisy.loss_shown and noisy.loss_interval[0] < 0
-    assert (even.verdict, noisy.verdict) == ("hides some, at a loss", "hides some, no loss shown")
+    assert (even.verdict, noisy.verdict) == ("52 % still found, at a loss", "52 % still found, no loss shown")
     _, missing = frontier_points([PLAIN, ("d", "late", False, [run(1, 0.61, attack("a", 0.5))])])
     assert missing.loss == pytest.approx(0.2)  # against the same seed, not against the mean
-    assert missing.loss_shown is None and missing.verdict == "hides some; too few seeds for a loss"
+    assert missing.loss_shown is None and missing.verdict == "52 % still found; too few seeds for a loss"
 
 
 def test_a_lower_metric_is_lost_upwards():
@@ -64,18 +64,21 @@ def test_a_lower_metric_is_lost_upwards():
     assert point.loss == 10.0 and point.loss_shown and point.interval is None
 
 
-def test_a_broken_defence_hides_nothing():
+def test_a_defence_is_broken_where_nearly_as_much_is_found():
     """The upper end of its worst attack against the lower end, 0.89, of the best attack on no defence."""
-    _, broken, hides = frontier_points(
-        [PLAIN, ("d", "1", False, seeds([0.8] * 3, 0.885)), ("d", "2", False, seeds([0.8] * 3, 0.87))]
+    plain, broken, hides = frontier_points(
+        [PLAIN, ("d", "1", False, seeds([0.8] * 3, 0.855)), ("d", "2", False, seeds([0.8] * 3, 0.83))]
     )
-    assert not broken.hides and broken.verdict == "hides nothing, no loss shown"
-    assert hides.hides and hides.verdict == "hides some, no loss shown"
+    assert broken.still_found == pytest.approx((0.865 - 0.1) / (0.89 - 0.1)) and plain.still_found is None
+    assert broken.broken and broken.verdict == "broken: 97 % still found, no loss shown"
+    assert not hides.broken and hides.verdict == "94 % still found, no loss shown"
 
 
 def test_without_an_undefended_run_nothing_is_compared():
     (point,) = frontier_points([("", "", False, []), ("d", "1", False, seeds([0.8] * 3, 0.5))])
-    assert point.hides is None and point.loss is None and point.verdict == "no run without a defence to compare with"
+    assert (
+        point.still_found is None and point.loss is None and point.verdict == "no run without a defence to compare with"
+    )
 
 
 SETTINGS = [
@@ -92,7 +95,11 @@ def test_the_table_names_controls_and_epsilon():
     assert [row[:2] for row in rows] == [["no defence", "-"], ["noise", "0.1"], ["control: codec", "int8"]]
     assert [row[7] for row in rows] == ["-", "3,540 (activations)", "-"]
     assert [row[-2] for row in rows] == ["2.500"] * 3  # of 1.5, 2.5 and 3.5
-    assert [row[-1] for row in rows] == ["no defence", "hides some, at a loss", "hides nothing, no loss shown"]
+    assert [row[-1] for row in rows] == [
+        "no defence",
+        "52 % still found, at a loss",
+        "broken: 100 % still found, no loss shown",
+    ]
     assert "control: no defence, and there for comparison" in found and "at delta 1e-05" in found
 
 
@@ -103,7 +110,7 @@ def test_the_picture_says_what_is_broken_and_what_is_no_defence():
     assert "accuracy on the test part" in picture and "found by the worst attack" in picture
     markers = re.findall(r'<path d="[^"]+" transform="translate\([^g]+?\) scale\(1.3\)" fill="var\(--(.+?)\)"', picture)
     swatches, points = markers[:3], markers[3:]
-    assert swatches == ["ink", "group-1", "muted"] and points == ["page", "group-1", "page"]  # hollow: nothing hidden
+    assert swatches == ["ink", "group-1", "muted"] and points == ["page", "group-1", "page"]  # hollow: broken
 
 
 def test_names_of_points_never_cover_each_other_and_places_are_to_scale():

@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Spot:
-    """A point with the ends of its whiskers, where it has some.
+    """A point with the ends of its whiskers, where it has some; those across are cut where the axis ends.
 
     ``hollow``: drawn as an outline alone.
     """
@@ -64,7 +64,7 @@ def scatter_chart(
     head, top = legend([(_swatch(each), each.label) for each in series], 0)
     top += 24
     spots = [spot for each in series for spot in each.spots]
-    across = [value for spot in spots for value in (spot.x, *(spot.x_ends or ()))]
+    across = [spot.x for spot in spots]  # an interval over few seeds is wider than all of these together
     across += [guide.value for guide in guides if guide.axis == "x"]
     x, y = scale(across, LEFT, WIDTH - 14), scale([0.0, 1.0], top + HEIGHT, top, zero=True)
     body = [head, text(0, top - 9, y_name, kind="muted"), *_axes(x, y, x_name)]
@@ -108,7 +108,8 @@ def _series(each: Series, x: Scale, y: Scale) -> str:
     whiskers = ""
     for spot, (a, b) in zip(each.spots, places, strict=True):
         if spot.x_ends is not None:
-            whiskers += f"M{number(x(spot.x_ends[0]))},{number(b)}H{number(x(spot.x_ends[1]))}"
+            begin, end = (x(min(max(value, x.low), x.high)) for value in spot.x_ends)
+            whiskers += f"M{number(begin)},{number(b)}H{number(end)}"
         if spot.y_ends is not None:
             whiskers += f"M{number(a)},{number(y(spot.y_ends[0]))}V{number(y(spot.y_ends[1]))}"
     drawn = f'<path d="{whiskers}" {stroke} stroke-opacity="0.45"/>' if whiskers else ""
