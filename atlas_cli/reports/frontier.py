@@ -24,7 +24,7 @@ _NOTES = (
     "in the seed where it finds the least; broken: 95 % or more",
     "loss: of the metric against no defence, in the mean of paired seeds; shown where its 95 % interval over seeds is "
     "above 0",
-    "MB: of all messages of the task group, both ways",
+    "MB: of all messages of the task group, both ways and with set-up",
     "an attack that nobody tried may find more",
 )
 
