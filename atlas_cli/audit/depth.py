@@ -155,7 +155,7 @@ def costs_by_layer(config: ExperimentConfig, hf_config: object) -> SplitChoice:
         ConfigError: a device is unknown, or has no memory figure.
     """
     device = next(iter(client_devices(config).values()), DEFAULT_DEVICE)
-    ranks = [spec.rank for spec in config.expanded_clients()]
+    ranks = [spec.rank for spec in config.client_kinds()]
     sizes = [max(r.values()) if isinstance(r, dict) else r for r in ranks if r != "auto"]
     setting = Setting(
         batch=config.training.batch_size,

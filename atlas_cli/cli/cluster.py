@@ -56,7 +56,7 @@ def command(
         given = {name: value for name, value in (("k", k), ("batches", batches)) if value is not None}
         rule = rule.model_copy(update=given)
         clusterer = clusterer_of(rule, loaded.config.seed)
-        clusterer.check_count(len(loaded.config.expanded_clients()))
+        clusterer.check_count(sum(loaded.config.group_sizes().values()))
         federation, ledger = build(loaded.config), Ledger()
         clusters = clusterer.cluster(fingerprint_round(federation, ledger, rule.batches, rule.size))
         require_matching(ledger)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from atlas_cli.config.cohorts import cohort_size
@@ -29,10 +28,9 @@ def asynchrony_problems(config: ExperimentConfig) -> Iterator[Problem]:
         problem = f"goes by the virtual clock, which mode: {config.mode} does not have; remove it, or use"
         yield Problem(here, f"{problem} mode: split-federated")
         return
-    specs = config.expanded_clients()
-    if without := [spec.name for spec in specs if spec.device is None]:
+    if without := [kind.name for kind in config.client_kinds() if kind.device is None]:
         yield Problem(here, f"needs a device for every client, and {without[0]} has none; give it one (atlas devices)")
-    sizes = [cohort_size(training.cohort, n) for n in Counter(spec.task_group for spec in specs).values()]
+    sizes = [cohort_size(training.cohort, n) for n in config.group_sizes().values()]
     if rule.buffer > max(sizes):
         problem = f"must be at most {max(sizes)}, the clients of a group that train at a time, got {rule.buffer}"
         yield Problem((*here, "buffer"), problem)

@@ -19,7 +19,7 @@ from atlas_cli.config.strict_yaml import KeyPath
 from atlas_cli.config.wire_checks import wire_problems
 from atlas_cli.suggest import did_you_mean
 
-MAX_CLIENTS = 100_000  # more is a typing error, and expanding them would fill the memory
+MAX_CLIENTS = 1_000_000  # more is a typing error, and expanding them would fill the memory
 
 _ADDRESS = re.compile(r"auto|[A-Za-z0-9_.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}")
@@ -82,12 +82,13 @@ def _groups(config: ExperimentConfig) -> Iterator[Problem]:
 
 def _clients(config: ExperimentConfig) -> Iterator[Problem]:
     owner: dict[str, str] = {}
-    for spec in config.expanded_clients():
-        if (first := owner.setdefault(spec.name, spec.key)) != spec.key:
-            name = spec.key.removeprefix("clients.")
-            yield Problem(
-                ("clients", name), f"a client named {spec.name} also comes from {first}; rename one of the two"
-            )
+    for kind in config.client_kinds():
+        for name in config.names_of(kind):
+            if (first := owner.setdefault(name, kind.key)) != kind.key:
+                yield Problem(
+                    ("clients", kind.key.removeprefix("clients.")),
+                    f"a client named {name} also comes from {first}; rename one of the two",
+                )
 
 
 def _model(config: ExperimentConfig) -> Iterator[Problem]:
@@ -140,9 +141,10 @@ def _early_stopping(config: ExperimentConfig) -> Iterator[Problem]:
 
 
 def _faults(config: ExperimentConfig) -> Iterator[Problem]:
-    faults, training, specs = config.faults, config.training, config.expanded_clients()
+    faults, training, kinds = config.faults, config.training, config.client_kinds()
+    specs = config.expanded_clients() if faults.slow or faults.crash_at else []
     # by template, its first client
-    known = {s.name: s for s in specs} | {s.key.removeprefix("clients."): s for s in reversed(specs)}
+    known = {s.name: s for s in specs} | {s.key.removeprefix("clients."): s for s in kinds}
     for what in ("slow", "crash_at"):
         for name in getattr(faults, what):
             if name not in known:
@@ -168,13 +170,14 @@ def _faults(config: ExperimentConfig) -> Iterator[Problem]:
     if config.mode != "split-federated" and training.deadline is not None:
         problem = f"goes by the virtual clock, which mode: {config.mode} does not have; remove it, or use"
         yield Problem(("training", "deadline"), f"{problem} mode: split-federated")
-    elif training.deadline is not None and (without := [s.name for s in specs if s.device is None]):
+    elif training.deadline is not None and (without := [kind.name for kind in kinds if kind.device is None]):
         yield Problem(
             ("training", "deadline"),
             f"needs a device for every client, and {without[0]} has none; give it one (atlas devices)",
         )
-    groups = [[s for s in specs if s.task_group == name] for name in config.task_groups]
-    cohort = len(groups) if alone else sum(cohort_size(training.cohort, len(group)) for group in groups)
+    sizes = config.group_sizes()
+    groups = [sizes.get(name, 0) for name in config.task_groups]
+    cohort = len(groups) if alone else sum(cohort_size(training.cohort, size) for size in groups)
     if training.min_clients > cohort:
         problem = f"a cohort has {cohort} clients here, so no round could count with {training.min_clients}; set fewer"
         yield Problem(("training", "min_clients"), problem)
@@ -211,7 +214,7 @@ def _engine(config: ExperimentConfig) -> Iterator[Problem]:
 def _audit(config: ExperimentConfig) -> Iterator[Problem]:
     if config.audit is None:
         return
-    record, names = config.audit.record, [spec.name for spec in config.expanded_clients()]
+    record, names = config.audit.record, dict.fromkeys(spec.name for spec in config.expanded_clients())
     for i, number in enumerate(record.rounds):
         if number > config.training.rounds:
             problem = f"training has {config.training.rounds} rounds, got {number}"

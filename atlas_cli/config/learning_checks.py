@@ -39,7 +39,7 @@ def learning_problems(config: ExperimentConfig) -> Iterator[Problem]:
 def _ranges(config: ExperimentConfig) -> Iterator[Problem]:
     """Values that mean nothing, or what another says."""
     training = config.training
-    steps = [client.local_steps for client in config.expanded_clients() if client.learns == "auxiliary"]
+    steps = [client.local_steps for client in config.client_kinds() if client.learns == "auxiliary"]
     if steps and training.auxiliary.every > max(steps):
         problem = (
             f"must be at most {max(steps)}, the local steps of a round, got {training.auxiliary.every}: activations go "

@@ -144,7 +144,7 @@ def _probed_layers(config: ExperimentConfig) -> Iterator[Problem]:
     what = "updates" if privacy.updates is not None or privacy.examples is not None else "activations"
     if what == "activations" and privacy.activations is None:
         return
-    asks = any(spec.rank == "auto" for spec in config.expanded_clients())
+    asks = any(spec.rank == "auto" for spec in config.client_kinds())
     if asks and config.allocation.importance == "gradient":
         yield Problem(
             ("allocation", "importance"),

@@ -122,7 +122,8 @@ def _prepare_group(
         pooling = "last" if causal else "mean"
     rule = config.training.on_truncated
     task = build_task(group.task, data.classes, pooling, keep_end=rule == "keep-end", metric=group.metric)
-    clients = [spec.name for spec in config.expanded_clients() if spec.task_group == name]
+    kinds = (kind for kind in config.client_kinds() if kind.task_group == name)
+    clients = [client for kind in kinds for client in config.names_of(kind)]
     labels = [task.labels_in(row)[0] if task.one_class else None for row in data.train]
     dealt = partition(data.train, clients, config.partition, labels, seed, name, data.numbered)
     parts = {"training": data.train, **data.held_out}

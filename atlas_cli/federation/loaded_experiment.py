@@ -121,7 +121,7 @@ class LoadedExperiment:
         if self.config.mode != "centralized":
             return size
         group = self.group_of(client)
-        return size * sum(1 for spec in self.config.expanded_clients() if spec.task_group == group)
+        return size * self.config.group_sizes()[group]
 
     def with_ranks(self, plan: Plan) -> LoadedExperiment:
         """The same experiment with a plan that differs in adapter ranks alone."""

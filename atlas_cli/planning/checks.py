@@ -74,7 +74,7 @@ def check_frozen(
         ConfigError: names the first such client.
     """
     method, length = method_of(config), config.training.max_length
-    for spec in config.expanded_clients():
+    for spec in config.client_kinds():
         if spec.learns != "frozen":
             continue
         key, cut = f"{spec.key}.learns", cuts[spec.name]
@@ -168,7 +168,7 @@ def check_embeddings(config: ExperimentConfig, base: nn.Module, lm_head: nn.Modu
     Raises:
         ConfigError: names the first such client.
     """
-    for spec in config.expanded_clients():
+    for spec in config.client_kinds():
         task = config.task_groups[spec.task_group].task
         has_head = config.training.labels == "client" or spec.learns == "auxiliary"
         if spec.embedding == "table" or not has_head or not load(task).causal_only:

@@ -15,7 +15,7 @@ from atlas_cli.planning.memory.step import gets_gradient
 from atlas_cli.wire.step_codecs import StepCodecs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class ClientPlan:
     """One client: its task group, its number of blocks, and the rank of every adapted layer by path in the base.
 
@@ -45,6 +45,11 @@ class ClientPlan:
         """Whether activations go up, by local step of a round; of a frozen client, while its texts are new."""
         every = training.auxiliary.every if self.learns == "auxiliary" else 1
         return [step % every == 0 for step in range(self.local_steps)]
+
+    def named(self, name: str) -> ClientPlan:
+        """The same client under another name, with which it shares all else."""
+        alike = (self.task_group, self.cut, self.ranks, self.key, self.format, self.local_steps)
+        return ClientPlan(name, *alike, self.checkpointing, self.weight, self.learns, self.wire)
 
     @property
     def dtype(self) -> str:

@@ -23,9 +23,9 @@ def read_rows(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[di
 
     Where texts cannot be read a number is assumed, and noted.
     """
-    clients = [spec for spec in config.expanded_clients() if spec.embedding == "rows"]
-    if not clients:
+    if all(kind.embedding == "table" for kind in config.client_kinds()):
         return {}, []
+    clients = [spec for spec in config.expanded_clients() if spec.embedding == "rows"]
     try:
         data, pad = prepared_data(config, hf_config)
     except AtlasError as error:
@@ -61,9 +61,9 @@ def read_kept(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[di
 
     Where texts cannot be read there are none, and a note.
     """
-    clients = [spec for spec in config.expanded_clients() if spec.learns == "frozen"]
-    if not clients:
+    if all(kind.learns != "frozen" for kind in config.client_kinds()):
         return {}, []
+    clients = [spec for spec in config.expanded_clients() if spec.learns == "frozen"]
     try:
         data, _ = prepared_data(config, hf_config)
     except AtlasError as error:
@@ -144,7 +144,7 @@ def most_rows(config: ExperimentConfig, hf_config: PreTrainedConfig) -> dict[str
 def most_by_entry(config: ExperimentConfig, counted: Mapping[str, int]) -> dict[str, int]:
     """From rows or tokens by client to the most of any client of a template, by place of the template in the config."""
     most: dict[str, int] = {}
-    for spec in config.expanded_clients():
+    for spec in config.expanded_clients() if counted else ():
         if spec.name in counted:
             most[spec.key] = max(counted[spec.name], most.get(spec.key, 0))
     return most

@@ -40,7 +40,11 @@ def read_texts(plan: Plan, clients: Iterable[ClientPlan] | None = None) -> tuple
     Args:
         clients: in place of the plan's, each as it may be.
     """
-    keeping = {c.name: c.task_group for c in clients or plan.clients if plan.codecs(c).numbered}
+    if clients is None:
+        kinds = {kind.key for kind in plan.kinds if plan.codecs(kind).numbered}
+        keeping = {c.name: c.task_group for c in plan.clients if c.key in kinds} if kinds else {}
+    else:
+        keeping = {c.name: c.task_group for c in clients if plan.codecs(c).numbered}
     return read_tokens(plan.config, plan.hf_config, keeping)
 
 
@@ -80,7 +84,7 @@ def notes_on(plan: Plan) -> list[str]:
     for dtype in dict.fromkeys(c.dtype for c in plan.clients if c.dtype != config.model.dtype):
         own = [c.name for c in plan.clients if c.dtype == dtype]
         notes += _of_some(f"frozen weights and activations in {dtype} (model.dtype: {config.model.dtype})", own)
-    if any(spec.rank == "auto" for spec in config.expanded_clients()):
+    if any(spec.rank == "auto" for spec in config.client_kinds()):
         notes.append("rank: auto is counted at allocation.r_min; atlas ranks shows what each client will get")
         notes += beside_ranks(config)
     return [*notes, *unpredicted(config)]
@@ -96,14 +100,14 @@ def unpredicted(config: ExperimentConfig) -> list[str]:
         "mask_gradients": "a noisy copy of the gradients",
     }
     found = [f"privacy.{name} ({what})" for name, what in left_out.items() if getattr(privacy, name)]
-    if any(spec.wire.asked() for spec in config.expanded_clients()):
+    if any(spec.wire.asked() for spec in config.client_kinds()):
         found.append("wire (copies of what is sent)")
     return [f"not in the predicted peak of a client: {each}" for each in found]
 
 
 def beside_ranks(config: ExperimentConfig) -> list[str]:
     """What ``rank: auto`` does not know of a method that selects what a client trains."""
-    auto = any(spec.rank == "auto" for spec in config.expanded_clients())
+    auto = any(spec.rank == "auto" for spec in config.client_kinds())
     if not auto or not method_of(config).SELECTS:
         return []
     return [

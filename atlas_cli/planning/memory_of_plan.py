@@ -125,11 +125,12 @@ def predict(
     clients: dict[str, PartyMemory] = {}
     first: dict[Any, str] = {}
     alike: dict[str, str] = {}
+    beside_of = {kind.key: tuple(plan.beside(kind).items()) for kind in plan.kinds}
     for client in plan.clients:
         shape = given.get(client.name, full)
         own_head = client.task_group if _has_head(plan, client) else None
         held, steps = rows.get(client.name), client.local_steps
-        beside = tuple(plan.beside(client).items()), kept_texts.get(client.name)
+        beside = beside_of[client.key], kept_texts.get(client.name)
         own = (client.checkpointing, client.format, *beside)
         kind = (client.cut, client.learns, steps, tuple(client.ranks.items()), shape, own_head, held, *own)
         alike[client.name] = first.setdefault(kind, client.name)
@@ -146,11 +147,15 @@ def predict(
     if server is not None:
         server = server.keeping((kept_bytes or 0) + kept_texts.get(SERVER, 0))
 
+    found: dict[tuple[str, Shape], RoundBytes] = {}
+
     def in_a_round(client: ClientPlan) -> RoundBytes:
-        task = tasks[client.task_group]
+        task, kind = tasks[client.task_group], (client.key, used[client.name])
         if client.name in sent:
             return frozen_round_bytes(plan, client, task, sent[client.name])
-        return round_bytes(plan, client, task, used[client.name])
+        if kind not in found:
+            found[kind] = round_bytes(plan, client, task, used[client.name])
+        return found[kind]
 
     return Prediction(
         shapes=used,
@@ -292,7 +297,7 @@ def _merge_optimizer_bytes(plan: Plan, group: str, task: BaseTask) -> int:
     if (optimizer := merge_optimizer_of(plan.config)) is None:
         return 0
     layers = {path: Layer(rank, *plan.sizes[path]) for path, rank in plan.group_ranks(group).items()}
-    head = max((head_sent(plan, client, task) for client in plan.members(group)), key=len)
+    head = max((head_sent(plan, client, task) for client in plan.kinds_of(group)), key=len)
     heads = optimizer.head_shapes({name.removeprefix("head."): value for name, value in head.items()})
     return 4 * (elements(optimizer.shapes(layers)) + elements(heads))
 

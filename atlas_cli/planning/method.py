@@ -46,9 +46,9 @@ def counted_steps(config: ExperimentConfig) -> dict[str, float]:
         return {}
     rule = config.training.client_optimizer
     m = rule.momentum if rule.name == "sgd" else 0.0
-    steps = {spec.name: spec.local_steps for spec in config.expanded_clients()}
-    if len(set(steps.values())) < 2:
+    if len({kind.local_steps for kind in config.client_kinds()}) < 2:
         return {}
+    steps = {spec.name: spec.local_steps for spec in config.expanded_clients()}
     return {name: sum((1 - m**i) / (1 - m) for i in range(1, count + 1)) for name, count in steps.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,6 +85,14 @@ class Plan:
         return {client.name: client for client in self.clients}
 
     @cached_property
+    def kinds(self) -> tuple[ClientPlan, ...]:
+        """The first client of each entry of the config, in its order; the others of ``count`` differ in name alone."""
+        first: dict[str, ClientPlan] = {}
+        for client in self.clients:
+            first.setdefault(client.key, client)
+        return tuple(first.values())
+
+    @cached_property
     def block_shapes(self) -> BlockShapes:
         """The shapes from which the FLOPs of a block follow."""
         return block_shapes(self.family, self.hf_config)
@@ -102,7 +110,7 @@ class Plan:
             "training.deadline": training.deadline is not None,  # a client that is out takes no part in a server's step
             f"privacy.{config.privacy.in_a_step()}": config.privacy.in_a_step() is not None,
             "training.asynchrony": training.asynchrony is not None,  # clients are served one after the other
-            "wire": any(client.wire.acts for client in self.clients),
+            "wire": any(client.wire.acts for client in self.kinds),
             "training.on_nonfinite": training.on_nonfinite != "stop",
             # positions may depend on the longest text of a pass
             "training.max_length": depends_on_length(self.hf_config, training.max_length),
@@ -121,6 +129,10 @@ class Plan:
     def members(self, group: str) -> list[ClientPlan]:
         """The clients of a task group, in the order of the config."""
         return [c for c in self.clients if c.task_group == group]
+
+    def kinds_of(self, group: str) -> list[ClientPlan]:
+        """The first client of each entry of the config that is of a task group."""
+        return [kind for kind in self.kinds if kind.task_group == group]
 
     @property
     def group_names(self) -> list[str]:
@@ -160,7 +172,7 @@ class Plan:
 
     def server_ranks(self, group: str) -> dict[str, int]:
         """Ranks of the server's adapters for a task group, on every layer that it runs for any of its clients."""
-        return self.above(min(client.cut for client in self.members(group)))
+        return self.above(min(kind.cut for kind in self.kinds_of(group)))
 
     def above(self, cut: int) -> dict[str, int]:
         """Ranks of the adapters on the server half that begins at block ``cut``."""
@@ -168,13 +180,13 @@ class Plan:
 
     def contested(self, group: str) -> dict[str, int]:
         """The server's adapters on layers that some client of the group with a deeper cut adapts itself."""
-        held = {path for client in self.members(group) for path in client.ranks}
+        held = {path for kind in self.kinds_of(group) for path in kind.ranks}
         return {path: rank for path, rank in self.server_ranks(group).items() if path in held}
 
     def group_ranks(self, group: str) -> dict[str, int]:
         """The ranks of the group's merged adapter: on each layer, the largest of its holders, or as its form has it."""
         merged: dict[str, int] = {}
-        for ranks in (*(client.ranks for client in self.members(group)), self.contested(group)):
+        for ranks in (*(kind.ranks for kind in self.kinds_of(group)), self.contested(group)):
             for path, rank in ranks.items():
                 merged[path] = max(rank, merged.get(path, 0))
         return {path: self.form.of_group(merged[path]) for path in self.features if path in merged}
@@ -207,18 +219,18 @@ def make_plan(config: ExperimentConfig) -> Plan:
     check_embeddings(config, base, lm_head)
     names = adapted_names(base, family, config.lora.targets)
     check_example_noise(config, hf_config, family, names)
-    clients = _planned_clients(config, base, family, names)
-    cut = min(client.cut for client in clients)
-    _check_cuts(config, clients)
-    _check_normalised(config, clients)
-    _check_kept_texts(config, clients, int(hf_config.hidden_size))
-    check_clusters(config, {client.cut for client in clients})
+    kinds = _planned_kinds(config, base, family, names)
+    cut = min(kind.cut for kind in kinds)
+    _check_cuts(config, kinds)
+    _check_normalised(config, kinds)
+    _check_kept_texts(config, kinds, int(hf_config.hidden_size))
+    check_clusters(config, {kind.cut for kind in kinds})
     upper = _server_adapters(config, base, family, cut, names)
     top = max((layer_of(path, family) for path in upper), default=None)
-    check_frozen(config, hf_config, {client.name: client.cut for client in clients}, top)
+    check_frozen(config, hf_config, {kind.name: kind.cut for kind in kinds}, top)
     features = {path: features_of(base.get_submodule(path)) for path in _all_paths(hf_config, family, names)}
     check_server_memory(config, features.values())
-    check_hooks(config, method_of(config).form(), features, [client.ranks for client in clients if client.ranks])
+    check_hooks(config, method_of(config).form(), features, [kind.ranks for kind in kinds if kind.ranks])
     return Plan(
         config=config,
         family=family,
@@ -227,7 +239,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         n_layers=int(hf_config.num_hidden_layers),
         hidden_size=int(hf_config.hidden_size),
         cut=cut,
-        clients=tuple(clients),
+        clients=tuple(_every_client(config, kinds)),
         upper_ranks=upper,
         features=features,
         parameters={
@@ -235,25 +247,28 @@ def make_plan(config: ExperimentConfig) -> Plan:
             "client half": _count(client_half(base, family, cut)),
             "server half": _count(server_half(base, family, cut)),
         },
-        setup_tensors=_setup_tensors(hf_config, family, clients, base, config.model.dtype),
+        setup_tensors=_setup_tensors(hf_config, family, kinds, base, config.model.dtype),
     )
 
 
-def _planned_clients(
-    config: ExperimentConfig, base: nn.Module, family: BaseFamily, names: list[str]
-) -> list[ClientPlan]:
-    """Every client with its split layer and the ranks of its template."""
-    n_layers, clients, form = len(blocks_of(base, family)), [], method_of(config).form()
-    placed: dict[str, tuple[int, dict[str, int]]] = {}
-    for spec in config.expanded_clients():
+def _planned_kinds(config: ExperimentConfig, base: nn.Module, family: BaseFamily, names: list[str]) -> list[ClientPlan]:
+    """The first client of each entry of the config, with its split layer and ranks."""
+    n_layers, kinds, form = len(blocks_of(base, family)), [], method_of(config).form()
+    for spec in config.client_kinds():
         assert spec.split_layer != "auto"
-        if spec.key not in placed:
-            cut = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
-            rank, key = _planned_rank(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
-            frozen = spec.learns == "frozen"
-            placed[spec.key] = cut, {} if frozen else place_ranks(base, family, rank, range(cut), names, key, form)
-        clients.append(client_plan(spec, *placed[spec.key]))
-    return clients
+        cut = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
+        rank, key = _planned_rank(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
+        frozen = spec.learns == "frozen"
+        kinds.append(
+            client_plan(spec, cut, {} if frozen else place_ranks(base, family, rank, range(cut), names, key, form))
+        )
+    return kinds
+
+
+def _every_client(config: ExperimentConfig, kinds: list[ClientPlan]) -> Iterator[ClientPlan]:
+    """All clients in the order of the config, from the first of each entry."""
+    for spec, kind in zip(config.client_kinds(), kinds, strict=True):
+        yield from map(kind.named, config.names_of(spec))
 
 
 def _check_kept_texts(config: ExperimentConfig, clients: list[ClientPlan], hidden_size: int) -> None:

@@ -137,7 +137,7 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
     if method.CHANGES_BASE:  # the stacks of all clients, and with them what adapters were worth where they go on
         group = plan.group_ranks(client.task_group)
         stacked, codec = (
-            [c.ranks for c in plan.members(client.task_group)],
+            [kind.ranks for kind in plan.kinds_of(client.task_group)],
             ParameterCodec.of(client.wire, "deliveries"),
         )
         if method.DELIVERED:  # where a codec sends these, each client goes on from its own

@@ -24,7 +24,7 @@ def check_wire(config: ExperimentConfig, method: BaseMethod) -> None:
         _check_parameters(config, method, place, wire)
     if method.CHANGES_BASE:
         _check_one_base(config)
-    for spec in config.expanded_clients():
+    for spec in config.client_kinds():
         sent = spec.wire.activations
         if spec.learns == "frozen" and sent is not None and not sends_alone(spec.wire):
             raise ConfigError(
@@ -68,7 +68,7 @@ def _check_parameters(config: ExperimentConfig, method: BaseMethod, place: str, 
 def _check_one_base(config: ExperimentConfig) -> None:
     """Check that clients of one changed base have one codec of what changes it."""
     first: dict[str, CodecConfig | None] = {}
-    for spec in config.expanded_clients():
+    for spec in config.client_kinds():
         asked, group = spec.wire.of_parameters().get("deliveries"), "" if config.clustering else spec.task_group
         if first.setdefault(group, asked) != asked:
             whose = "all clients, which clustering may put together," if config.clustering else f"clients of {group}"

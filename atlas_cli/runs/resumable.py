@@ -137,7 +137,7 @@ def unlike_more_rounds(manifest: Mapping[str, Any], done: int, config: Experimen
         return None
     if config.training.asynchrony is not None:
         why = "the work of clients under way was dropped: all start anew"
-    elif config.training.cohort < 1 and any("deliveries" in c.wire.of_parameters() for c in config.expanded_clients()):
+    elif config.training.cohort < 1 and any("deliveries" in c.wire.of_parameters() for c in config.client_kinds()):
         why = "every client got a delivery, coded as wire.deliveries says: idle ones hold other adapters by it"
     else:
         return None

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_cli.config.schema.experiment import PartitionConfig
+from atlas_cli.data.partitions import schemes
 from atlas_cli.data.partitions.schemes import partition, split_local_test
 from atlas_cli.data.rows import RowNumbers
 from atlas_cli.errors import ConfigError
@@ -276,6 +277,11 @@ def test_local_test_parts(n, share, seed):
     assert sorted(train + test) == indices and train == sorted(train) and test == sorted(test)
     assert len(train) >= 1 and len(test) == min(int(n * share + 0.5), n - 1)
     assert (train, test) == split_local_test(indices[::-1], share, seed, "a")
+
+
+def test_a_client_that_keeps_no_row_to_test_on_draws_nothing(monkeypatch):
+    monkeypatch.setattr(schemes, "numpy_generator", None)
+    assert split_local_test([5, 2], 0.1, 0, "a") == ([2, 5], [])
 
 
 def test_local_test_differs_by_client_and_seed():

@@ -7,6 +7,7 @@ is checked in planning.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
@@ -308,6 +309,30 @@ class ExperimentConfig(Section):
     def expanded_clients(self) -> list[ClientSpec]:
         """All clients in the order of the file, templates expanded; rank and split layer as configured.
 
+        What asks for anything but names goes by ``client_kinds``, of which a million clients of one entry are one.
+        """
+        found: list[ClientSpec] = []
+        for kind in self.client_kinds():
+            alike = kind[1:]
+            found += (ClientSpec(name, *alike) for name in self.names_of(kind))
+        return found
+
+    def names_of(self, kind: ClientSpec) -> list[str]:
+        """The names of all clients of an entry, of which ``kind`` is the first."""
+        name = kind.key.removeprefix("clients.")
+        count = self.clients[name].count
+        return [name] if count == 1 else [f"{name}-{i}" for i in range(1, count + 1)]
+
+    def group_sizes(self) -> dict[str, int]:
+        """The number of clients of each task group that has any."""
+        sizes = Counter[str]()
+        for client in self.clients.values():
+            sizes[client.task_group] += client.count
+        return dict(sizes)
+
+    def client_kinds(self) -> list[ClientSpec]:
+        """The first client of each entry of the file; the others of its ``count`` differ in their names alone.
+
         The learner that pools all clients' data (``centralized``) has the one base, so there dtypes and quantisation
         are the model's. Rows of the embedding are a matter of the split: a client with the whole model has the whole
         table, too.
@@ -320,18 +345,20 @@ class ExperimentConfig(Section):
             quantization = self.model.quantization if client.quantization is None or pooled else client.quantization
             cut = self.model.split_layer if client.split_layer is None else client.split_layer
             embedding = client.embedding if self.mode == "split-federated" else "table"
-            for i in range(client.count):
-                numbered = f"{name}-{i + 1}" if client.count > 1 else name
-                own = (
-                    client.device,
-                    client.checkpointing,
-                    dtype,
-                    quantization,
-                    embedding,
-                    client.weight,
-                    client.learns,
-                    self.training.local_steps if client.local_steps is None else client.local_steps,
-                )
-                wire, key = client.wire.over(self.wire), f"clients.{name}"
-                specs.append(ClientSpec(numbered, client.task_group, rank, cut, *own, wire, key))
+            own = (
+                client.device,
+                client.checkpointing,
+                dtype,
+                quantization,
+                embedding,
+                client.weight,
+                client.learns,
+                self.training.local_steps if client.local_steps is None else client.local_steps,
+            )
+            numbered, wire, key = (
+                f"{name}-1" if client.count > 1 else name,
+                client.wire.over(self.wire),
+                f"clients.{name}",
+            )
+            specs.append(ClientSpec(numbered, client.task_group, rank, cut, *own, wire, key))
         return specs

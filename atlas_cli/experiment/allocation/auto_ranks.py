@@ -91,11 +91,10 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
     probing = _probing(config, auto)
     plan = make_plan(probing)
     tasks = tasks_of(plan)
-    first = {c.key: c for c in reversed(plan.clients)}
     rows, texts = most_rows(config, plan.hf_config), most_texts(plan)
     kinds = {
-        key: _Kind(config, plan, c, tasks[c.task_group], c.name in auto, rows.get(key), texts.get(key, 0))
-        for key, c in first.items()
+        c.key: _Kind(config, plan, c, tasks[c.task_group], c.name in auto, rows.get(c.key), texts.get(c.key, 0))
+        for c in plan.kinds
     }
     for name, key in auto.items():  # what cannot fit is said before any weights are loaded
         kinds[key].allocate(allocate_uniform, None, name)
@@ -105,14 +104,20 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
     resolved = _written_out(config, {name: allocation.ranks for name, allocation in allocated.items()})
     # a client that runs components of its group beside its own holds what the ranks of all come to
     whole = make_plan(_probing(resolved, {})) if auto and method_of(config).SELECTS else None
-    ranked = []
+    ranked: list[ClientRanks] = []
+    given: dict[str, ClientRanks] = {}  # by entry of the config, where its ranks are the same for all of its clients
     for client in plan.clients:
         kind, allocation = kinds[client.key], allocated.get(client.name)
+        if client.key in given:
+            ranked.append(replace(given[client.key], name=client.name))
+            continue
         ranks = allocation.ranks if allocation is not None else by_layer(client.ranks, plan.family)
         paths = by_path(ranks, kind.targets)
         size, memory, uplink = plan.adapter_parameters(paths), kind.memory(paths, whole), kind.uplink(paths)
         importance = importances.get(client.name)
         ranked.append(ClientRanks(client.name, ranks, kind.device, importance, allocation, size, memory, uplink))
+        if client.name not in auto:
+            given[client.key] = ranked[-1]
     reusable = loaded if config.mode == "split-federated" else None
     return RankPlan(resolved, method, tuple(ranked), reusable)
 
@@ -201,6 +206,8 @@ class _Kind:
 
 def _auto(config: ExperimentConfig) -> dict[str, str]:
     """Clients with ``rank: auto``, and where the config speaks of them."""
+    if all(kind.rank != "auto" for kind in config.client_kinds()):
+        return {}
     return {spec.name: spec.key for spec in config.expanded_clients() if spec.rank == "auto"}
 
 
@@ -216,7 +223,7 @@ def _probing(config: ExperimentConfig, auto: Mapping[str, str]) -> ExperimentCon
 
 def _written_out(config: ExperimentConfig, ranks: Mapping[str, dict[int, int]]) -> ExperimentConfig:
     clients = {}
-    for spec in config.expanded_clients():
+    for spec in config.expanded_clients() if ranks else config.client_kinds():
         name = spec.key.removeprefix("clients.")
         if spec.name in ranks:
             by_layer = ranks[spec.name]

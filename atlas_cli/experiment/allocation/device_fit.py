@@ -19,7 +19,7 @@ def slow_bfloat16(federation: Federation) -> str | None:
     used = [
         *(["training.autocast"] if config.training.autocast == "bfloat16" else []),
         *(["model.dtype"] if config.model.dtype == "bfloat16" else []),
-        *sorted({f"{c.key}.dtype" for c in federation.plan.clients if c.dtype not in ("float32", config.model.dtype)}),
+        *sorted({f"{c.key}.dtype" for c in federation.plan.kinds if c.dtype not in ("float32", config.model.dtype)}),
     ]
     if not used or federation.device.type != "cpu" or (times := bfloat16_slowdown()) < SLOW:
         return None
@@ -40,11 +40,10 @@ def fit_to_devices(config: ExperimentConfig, method: str | None = None) -> RankP
     if not must_fit(config):
         return RankPlan(config, method or config.allocation.importance, ())
     planned = plan_ranks(config, method)
-    specs = {spec.name: spec for spec in config.expanded_clients()}
     for client in planned.clients:
         memory = client.device.memory if client.device else None
         if memory is not None and client.memory.peak > memory:
-            spec = specs[client.name]
+            spec = next(spec for spec in config.expanded_clients() if spec.name == client.name)
             smaller = smaller_client(planned.config, spec, memory)
             raise ConfigError(
                 f"client {client.name} needs {format_bytes_mib(client.memory.peak)} at its peak (predicted, a full "

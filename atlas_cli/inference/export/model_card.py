@@ -179,7 +179,7 @@ def _number(value: float | None) -> str:
 
 def _training(loaded: LoadedModel) -> str:
     config = loaded.config
-    clients = sum(client.task_group == loaded.owner.group for client in config.expanded_clients())
+    clients = config.group_sizes().get(loaded.owner.group, 0)
     ranks = sorted({adapter.rank for adapter in loaded.model.adapters.adapters.values()})
     lines = [
         f"- mode: {config.mode}, {clients} clients, {loaded.round} of {config.training.rounds} rounds, "

@@ -31,7 +31,7 @@ def resolve_auto_cuts(config: ExperimentConfig) -> ExperimentConfig:
         TooFewClientsError: no split layer fits a client; says what would.
         ResourceError: the model's config cannot be found.
     """
-    auto = {spec.key: spec for spec in config.expanded_clients() if spec.split_layer == "auto"}
+    auto = {spec.key: spec for spec in config.client_kinds() if spec.split_layer == "auto"}
     if not auto:
         return config
     hf_config, _, _ = model_config(config.model)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.planning.devices.devices import Device, client_devices, server_device
+from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
+from atlas_cli.planning.devices.devices import Device, devices_by_key, server_device
 from atlas_cli.units import format_rate
 
 
@@ -14,7 +14,7 @@ def clock_notes(config: ExperimentConfig) -> list[str]:
 
     Empty where no client has a device, as nobody asks for a time then.
     """
-    devices = client_devices(config)
+    devices = devices_by_key(config)
     if config.mode != "split-federated" or not devices:
         return []
     server, notes = server_device(config), []
@@ -22,16 +22,17 @@ def clock_notes(config: ExperimentConfig) -> list[str]:
         notes.append(f"the server is taken to be a {server.name} (assumed; server.device names another)")
     if server.lacks("compute"):
         return [*_said(notes), f"virtual clock: no round has a time: the server's device {server.name} has no compute"]
-    untimed: dict[str, list[str]] = {}
-    for spec in config.expanded_clients():
-        device = devices.get(spec.name)
+    untimed: dict[str, list[ClientSpec]] = {}
+    for kind in config.client_kinds():
+        device = devices.get(kind.key)
         if device is None:
-            untimed.setdefault("no device", []).append(spec.name)
+            untimed.setdefault("no device", []).append(kind)
         elif lacking := device.lacks("compute", "uplink", "downlink"):
-            untimed.setdefault(f"its device {device.name} has no {' and no '.join(lacking)}", []).append(spec.name)
-    for why, names in untimed.items():
-        more = f" or one of {len(names) - 1} more" if len(names) > 1 else ""
-        notes.append(f"a round with client {names[0]}{more} has no time: {why}")
+            untimed.setdefault(f"its device {device.name} has no {' and no '.join(lacking)}", []).append(kind)
+    for why, kinds in untimed.items():
+        others = sum(config.clients[kind.key.removeprefix("clients.")].count for kind in kinds) - 1
+        more = f" or one of {others} more" if others else ""
+        notes.append(f"a round with client {kinds[0].name}{more} has no time: {why}")
     return [*_said(notes), *_said(link_notes({d.name: d for d in devices.values()}.values(), server))]
 
 

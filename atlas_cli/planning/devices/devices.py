@@ -207,12 +207,30 @@ def client_devices(config: ExperimentConfig) -> dict[str, Device]:
     Raises:
         ConfigError: a device that is neither configured nor built in.
     """
+    devices = devices_by_key(config)
+    return (
+        {spec.name: devices[spec.key] for spec in config.expanded_clients() if spec.key in devices} if devices else {}
+    )
+
+
+def devices_by_key(config: ExperimentConfig) -> dict[str, Device]:
+    """The device of every entry of ``clients`` that names one, by its place in the config.
+
+    Raises:
+        ConfigError: as ``client_devices``.
+    """
     configured = configured_devices(config)
     return {
-        spec.name: find_device(spec.device, configured, key=f"{spec.key}.device")
-        for spec in config.expanded_clients()
-        if spec.device is not None
+        kind.key: find_device(kind.device, configured, key=f"{kind.key}.device")
+        for kind in config.client_kinds()
+        if kind.device is not None
     }
+
+
+def devices_of_kinds(config: ExperimentConfig) -> dict[str, Device]:
+    """As ``client_devices``, of the first client of each entry."""
+    devices = devices_by_key(config)
+    return {kind.name: devices[kind.key] for kind in config.client_kinds() if kind.key in devices}
 
 
 def server_device(config: ExperimentConfig) -> Device:
@@ -228,7 +246,7 @@ def check_times(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: a figure is missing; names the client and the figure. Or the server's device has a trace.
     """
-    devices = client_devices(config)
+    devices = devices_of_kinds(config)
     if server_device(config).traces is not None:
         raise ConfigError(
             f"{config.server.device} has a trace, and the server's links do not change; name another device, and give"
@@ -254,13 +272,13 @@ def traced_client(config: ExperimentConfig) -> str | None:
     none, and rounds need not know when they begin."""
     if config.mode != "split-federated" or not any(each.traces for each in config.devices.values()):
         return None
-    return next((client for client, device in client_devices(config).items() if device.traces is not None), None)
+    return next((client for client, device in devices_of_kinds(config).items() if device.traces is not None), None)
 
 
 def _check_traced(config: ExperimentConfig, devices: Mapping[str, Device], traced: str) -> None:
     """What traces cannot go with: a client without a time."""
     key = f"devices.{devices[traced].name}"
-    for spec in config.expanded_clients():
+    for spec in config.client_kinds():
         if spec.name not in devices:
             raise ConfigError(
                 f"has a trace, which is read by the virtual time, and a round with client {spec.name} has no time; give"

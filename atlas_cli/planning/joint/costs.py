@@ -170,4 +170,4 @@ class Costs:
 def spec_of(config: ExperimentConfig, name: str, option: Option) -> ClientSpec:
     """The first client of an entry of the config, with its settings."""
     entry = config.clients[name].model_copy(update={**applied(config, name, option), "count": 1})
-    return config.model_copy(update={"clients": {name: entry}}).expanded_clients()[0]
+    return config.model_copy(update={"clients": {name: entry}}).client_kinds()[0]

@@ -1,0 +1,105 @@
+"""Clients of one entry of a config are planned as one: counted, not timed; figures are those of as many entries."""
+
+import sys
+from collections import Counter
+
+import pytest
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.schema.wire import WireConfig
+from atlas_cli.experiment.allocation import auto_ranks
+from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
+from atlas_cli.planning import client_plan, memory_of_plan
+from atlas_cli.planning.devices.clock_notes import clock_notes
+from atlas_cli.planning.memory_assumptions import read_texts
+from atlas_cli.planning.memory_of_plan import predict
+from atlas_cli.planning.plan import make_plan
+from atlas_cli.wire.step_codecs import StepCodecs
+
+PHONES = {"task_group": "g", "rank": 4, "device": "phone-6gib", "wire": {"activations": {"codec": "int8"}}}
+LAPTOP = {"task_group": "g", "rank": 2}
+
+
+def config_of(model, clients, **changes):
+    return ExperimentConfig.model_validate(
+        {
+            "name": "many",
+            "model": {"name": model, "split_layer": 2},
+            "task_groups": {
+                "g": {"task": "sequence-classification", "classes": ["a", "b"], "data": {"files": "x.csv"}}
+            },
+            "clients": clients,
+            "server": {"rank": 2},
+            "training": {"max_length": 16, "batch_size": 2},
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    counts = Counter()
+
+    def counted(owner, name):
+        real = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            counts[name] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, staticmethod(call) if isinstance(owner, type) else call)
+
+    for owner, name in (
+        (StepCodecs, "of"),
+        (client_plan, "codecs_of"),
+        (auto_ranks, "client_memory"),
+        (memory_of_plan, "client_memory"),
+        (memory_of_plan, "round_bytes"),
+    ):
+        counted(owner, name)
+    over = WireConfig.over
+    monkeypatch.setattr(WireConfig, "over", lambda *args: counts.update(["over"]) or over(*args))
+    return counts
+
+
+def planned(model, count):
+    """All that ``atlas validate`` and ``atlas memory-report`` ask of a plan, of ``count`` phones and a laptop."""
+    config = config_of(model, {"phones": {**PHONES, "count": count}, "laptop": LAPTOP})
+    plan = make_plan(config)
+    read_texts(plan)
+    plan_ranks(config, "uniform")
+    clock_notes(config)
+    return predict(plan, {"g": ["a", "b"]})
+
+
+def test_what_is_looked_at_of_many_clients_is_their_kinds(model_folder, calls):
+    found = []
+    for count in (3, 2000):
+        calls.clear()
+        assert len(planned(model_folder("gpt2"), count).rounds) == count + 1
+        found.append(dict(calls))
+    assert found[0] == found[1] and found[0]["round_bytes"] == 2
+
+
+@pytest.mark.parametrize("method", ["delta-svd", "fed-plora"])
+def test_figures_of_a_count_are_those_of_as_many_entries(model_folder, method):
+    rule = {"aggregation": {"method": method}}
+    counted = config_of(model_folder("gpt2"), {"phones": {**PHONES, "count": 3}, "laptop": LAPTOP}, **rule)
+    single = config_of(model_folder("gpt2"), {**{f"phones-{i}": PHONES for i in (1, 2, 3)}, "laptop": LAPTOP}, **rule)
+    plans = [make_plan(config) for config in (counted, single)]
+    assert [kind.name for kind in plans[0].kinds] == ["phones-1", "laptop"]
+    assert [[(c.name, c.cut, c.ranks, c.format, c.wire) for c in plan.clients] for plan in plans[:1]] == [
+        [(c.name, c.cut, c.ranks, c.format, c.wire) for c in plans[1].clients]
+    ]
+    for name in ("group_ranks", "server_ranks", "contested"):
+        assert getattr(plans[0], name)("g") == getattr(plans[1], name)("g")
+    one, other = (predict(plan, {"g": ["a", "b"]}) for plan in plans)
+    assert one == other
+    assert clock_notes(counted) == clock_notes(single)
+    assert plan_ranks(counted, "uniform").clients == plan_ranks(single, "uniform").clients
+
+
+def test_a_planned_client_is_a_name_and_what_it_shares(model_folder):
+    plan = make_plan(config_of(model_folder("gpt2"), {"phones": {**PHONES, "count": 1000}}))
+    assert sys.getsizeof(plan.clients[1]) < 200 and not hasattr(plan.clients[1], "__dict__")
+    assert all(client.ranks is plan.kinds[0].ranks for client in plan.clients)
