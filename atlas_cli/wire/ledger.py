@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from atlas_cli.wire.lost import Lost
-from atlas_cli.wire.messages import Direction, HiddenStates, Message, NamedTensors
+from atlas_cli.wire.messages import TYPES, Direction, HiddenStates, Message, NamedTensors
 
 # by which key of ``wire`` a message that is none of a step is encoded
 _ASKED: dict[tuple[str, Direction], str] = {
@@ -100,15 +100,18 @@ class Ledger:
         """Numbers that went through a codec, of a client's messages that one key of ``wire`` is of."""
         return sum(
             entry.lost.numbers
-            for (name, kind, way), entry in self.entries.items()
-            if name == client and entry.lost is not None and _ASKED.get((kind, way), kind) == asked
+            for kind, way in TYPES
+            if _ASKED.get((kind, way), kind) == asked
+            and (entry := self.entries.get((client, kind, way))) is not None
+            and entry.lost is not None
         )
 
     def lost(self, clients: Collection[str]) -> dict[str, dict[str, float | None]]:
         """What codecs lost of some clients' messages, by kind; kinds without a codec are left out."""
         found: dict[str, Lost] = {}
+        named = frozenset(clients)  # the first and the last round send to all
         for (client, kind, way), entry in sorted(self.entries.items(), key=lambda item: item[0]):
-            if client in clients and entry.lost is not None:
+            if entry.lost is not None and client in named:
                 asked = _ASKED.get((kind, way), kind)
                 found[asked] = found.get(asked, Lost()) + entry.lost
         return {kind: found[kind].figures() for kind in sorted(found)}

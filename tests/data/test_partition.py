@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from atlas_cli.config.schema.experiment import PartitionConfig
 from atlas_cli.data.partitions import schemes
+from atlas_cli.data.partitions.by_column import by_column
 from atlas_cli.data.partitions.schemes import partition, split_local_test
 from atlas_cli.data.rows import RowNumbers
 from atlas_cli.errors import ConfigError
@@ -178,6 +179,19 @@ def test_a_client_has_the_rows_of_its_name(unmatched):
     assert dealt.shards == {name: [i for i, row in enumerate(SITES) if row["site"] == name] for name in NAMES}
     assert dealt.values == {name: [name] for name in NAMES}
     assert dealt.notes == ["column 'site': each client has the rows of its name: s2 2 rows; s0 1 rows; s1 9 rows"]
+
+
+def test_a_value_of_each_client_is_looked_up_not_searched_for():
+    names = [f"phone-{i}" for i in range(4000)]
+
+    class Names(list):
+        def __contains__(self, name):
+            raise AssertionError("searched through all clients")
+
+    rows = [{"user": name} for name in names]
+    config = PartitionConfig(scheme="column", column="user", min_examples=1)
+    rng = np.random.default_rng(0)
+    assert by_column(rows, Names(names), config, rng, "g") == {name: [i] for i, name in enumerate(names)}
 
 
 def test_numbers_as_values_are_names_too():

@@ -12,6 +12,7 @@ from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.experiment.api.one_round import create_message
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.lost import Lost
 from atlas_cli.wire.messages import TYPES, Activations, AdapterUpdate, Delivery, Gradients, NamedTensors
 from atlas_cli.wire.serialized import DTYPES, NAMES, compact_size, from_bytes, serialized_size, to_bytes
 
@@ -171,3 +172,25 @@ def test_a_message_of_the_wrong_size_stops_the_run(make_federation, train_quietl
 
     with mock.patch.object(SplitClient, "forward", tampered), pytest.raises(AtlasError, match="byte ledger: a activ"):
         train_quietly(federation)
+
+
+def test_what_codecs_lost_is_found_by_client_without_a_search():
+    """The first and the last round send to all, so that a search for each would take the square of their number."""
+
+    class Names(list):
+        def __contains__(self, name):
+            raise AssertionError("searched through all clients")
+
+    class Entries(dict):
+        def items(self):
+            raise AssertionError("looked at the entries of all clients")
+
+    ledger, names = Ledger(), [f"phone-{i}" for i in range(9)]
+    for i, name in enumerate(names):
+        ledger.count(Delivery(name, {"x.lora_A": torch.ones(2, 2)}, lost=Lost(4.0, 4.0, 4.0, 1.0, 4 + i)), 16)
+        ledger.count(AdapterUpdate(name, {"x.lora_A": torch.ones(2, 2)}), 16)
+    assert ledger.lost(Names(names[:2]))["deliveries"] == pytest.approx({"relative_error": 0.5, "cosine": 1.0})
+    assert ledger.lost(names[:0]) == {}
+    ledger.entries = Entries(ledger.entries)
+    assert ledger.coded("phone-3", "deliveries") == 7
+    assert ledger.coded("phone-3", "adapters") == ledger.coded("nobody", "deliveries") == 0

@@ -38,7 +38,7 @@ def by_column(
     named = [client for client in clients if client in by_value]
     if config.unmatched == "error":
         _require_match(by_value, clients, named, config, group)
-    shards: dict[str, list[int]] = {client: by_value.get(client, []) for client in clients}
+    shards: dict[str, list[int]] = {client: [*by_value.get(client, [])] for client in clients}
     others = {value: found for value, found in by_value.items() if value not in shards}
     without = [client for client in clients if client not in by_value]
     if config.unmatched == "drop" and without:
@@ -110,7 +110,8 @@ def _require_match(
     near = next(((value, alike[form]) for value in by_value if (form := labels.normal_form(value)) in alike), None)
     if near is None:
         return
-    others = [value for value in by_value if value not in clients]
+    known = frozenset(clients)
+    others = [value for value in by_value if value not in known]
     without = [client for client in clients if client not in by_value]
     if not others and not without:
         return
@@ -141,7 +142,7 @@ def _by_size(
     heapq.heapify(fewest)
     for value in sorted(shuffled, key=lambda value: -len(by_value[value])):
         _, i = heapq.heappop(fewest)
-        shards[clients[i]] = [*shards[clients[i]], *by_value[value]]
+        shards[clients[i]] += by_value[value]
         heapq.heappush(fewest, (len(shards[clients[i]]), i))
 
 
