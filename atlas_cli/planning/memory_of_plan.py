@@ -127,9 +127,8 @@ def predict(
     alike: dict[str, str] = {}
     beside_of = {kind.key: tuple(plan.beside(kind).items()) for kind in plan.kinds}
     for client in plan.clients:
-        shape = given.get(client.name, full)
+        shape, held, steps = given.get(client.name, full), rows.get(client.name), client.local_steps
         own_head = client.task_group if _has_head(plan, client) else None
-        held, steps = rows.get(client.name), client.local_steps
         beside = beside_of[client.key], kept_texts.get(client.name)
         own = (client.checkpointing, client.format, *beside)
         kind = (client.cut, client.learns, steps, tuple(client.ranks.items()), shape, own_head, held, *own)
@@ -153,8 +152,7 @@ def predict(
         task, kind = tasks[client.task_group], (client.key, used[client.name])
         if client.name in sent:
             return frozen_round_bytes(plan, client, task, sent[client.name])
-        if kind not in found:
-            found[kind] = round_bytes(plan, client, task, used[client.name])
+        found[kind] = found.get(kind) or round_bytes(plan, client, task, used[client.name])
         return found[kind]
 
     return Prediction(
