@@ -55,6 +55,8 @@ class Fork:
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired("a fork", timeout or 0)
         out, err = (file.read_text(encoding="utf-8") for file in self._files)
+        for file in self._files:
+            file.unlink()
         return out, err
 
 
