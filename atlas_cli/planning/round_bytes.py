@@ -136,13 +136,12 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         down.append(max(size(MeanGradients("", each)) for each in gradients))
     if method.CHANGES_BASE:  # the stacks of all clients, and with them what adapters were worth where they go on
         group = plan.group_ranks(client.task_group)
-        stacked, codec = (
-            [kind.ranks for kind in plan.kinds_of(client.task_group)],
-            ParameterCodec.of(client.wire, "deliveries"),
-        )
+        codec, rows = ParameterCodec.of(client.wire, "deliveries"), dict.fromkeys(group, 0)
+        for kind in plan.kinds_of(client.task_group):
+            for path, rank in kind.ranks.items():
+                rows[path] += rank * plan.config.clients[kind.key.removeprefix("clients.")].count
         if method.DELIVERED:  # where a codec sends these, each client goes on from its own
-            stacked += [group] if codec is None else stacked
-        rows = {path: sum(ranks.get(path, 0) for ranks in stacked) for path in group}
+            rows = {path: rank + (group[path] if codec is None else rank) for path, rank in rows.items()}
         sent = _factors(plan, rows, "base_", ("A", "B"))
         if codec is not None:
             coded_down += sum(tensor.numel() for tensor in sent.values())

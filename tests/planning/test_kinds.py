@@ -81,7 +81,7 @@ def test_what_is_looked_at_of_many_clients_is_their_kinds(model_folder, calls):
     assert found[0] == found[1] and found[0]["round_bytes"] == 2
 
 
-@pytest.mark.parametrize("method", ["delta-svd", "fed-plora"])
+@pytest.mark.parametrize("method", ["delta-svd", "fed-plora", "flora"])
 def test_figures_of_a_count_are_those_of_as_many_entries(model_folder, method):
     rule = {"aggregation": {"method": method}}
     counted = config_of(model_folder("gpt2"), {"phones": {**PHONES, "count": 3}, "laptop": LAPTOP}, **rule)
