@@ -157,7 +157,7 @@ def _span(ranks: list[int]) -> str:
 
 
 def _waits_for_rank(plan: Plan, client: ClientPlan) -> bool:
-    return plan.config.clients[client.key.removeprefix("clients.")].rank == "auto"
+    return plan.config.entry_of(client.key).rank == "auto"
 
 
 def _adapter_parameters(plan: Plan, client: ClientPlan) -> int:

@@ -99,7 +99,7 @@ class LoadedModel:
     @property
     def noise_at_the_cut(self) -> bool:
         """Whether a mechanism of the run changes what crosses the cut, in predictions as in training."""
-        return self.evaluator().sent is not None or self.replacement is not None
+        return self.evaluator().sent is not None or self.config.privacy.replaces_tokens() is not None
 
     @cached_property
     def replacement(self) -> TokenReplacement | None:

@@ -367,7 +367,7 @@ def _check_cuts(config: ExperimentConfig, clients: list[ClientPlan]) -> None:
 
 
 def _own_key(config: ExperimentConfig, client_key: str, name: str, otherwise: str) -> str:
-    own = getattr(config.clients[client_key.removeprefix("clients.")], name)
+    own = getattr(config.entry_of(client_key), name)
     return f"{otherwise}.{name}" if own is None else f"{client_key}.{name}"
 
 

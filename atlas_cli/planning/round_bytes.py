@@ -139,7 +139,7 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         codec, rows = ParameterCodec.of(client.wire, "deliveries"), dict.fromkeys(group, 0)
         for kind in plan.kinds_of(client.task_group):
             for path, rank in kind.ranks.items():
-                rows[path] += rank * plan.config.clients[kind.key.removeprefix("clients.")].count
+                rows[path] += rank * plan.config.entry_of(kind.key).count
         if method.DELIVERED:  # where a codec sends these, each client goes on from its own
             rows = {path: rank + (group[path] if codec is None else rank) for path, rank in rows.items()}
         sent = _factors(plan, rows, "base_", ("A", "B"))

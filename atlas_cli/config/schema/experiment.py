@@ -319,9 +319,12 @@ class ExperimentConfig(Section):
 
     def names_of(self, kind: ClientSpec) -> list[str]:
         """The names of all clients of an entry, of which ``kind`` is the first."""
-        name = kind.key.removeprefix("clients.")
-        count = self.clients[name].count
+        name, count = kind.key.removeprefix("clients."), self.entry_of(kind.key).count
         return [name] if count == 1 else [f"{name}-{i}" for i in range(1, count + 1)]
+
+    def entry_of(self, key: str) -> ClientConfig:
+        """The entry of ``clients`` at a place in the config (``clients.NAME``), as clients have it in ``key``."""
+        return self.clients[key.removeprefix("clients.")]
 
     def group_sizes(self) -> dict[str, int]:
         """The number of clients of each task group that has any."""
@@ -355,10 +358,6 @@ class ExperimentConfig(Section):
                 client.learns,
                 self.training.local_steps if client.local_steps is None else client.local_steps,
             )
-            numbered, wire, key = (
-                f"{name}-1" if client.count > 1 else name,
-                client.wire.over(self.wire),
-                f"clients.{name}",
-            )
-            specs.append(ClientSpec(numbered, client.task_group, rank, cut, *own, wire, key))
+            first, wire = f"{name}-1" if client.count > 1 else name, client.wire.over(self.wire)
+            specs.append(ClientSpec(first, client.task_group, rank, cut, *own, wire, f"clients.{name}"))
         return specs

@@ -237,7 +237,7 @@ def _written_out(config: ExperimentConfig, ranks: Mapping[str, dict[int, int]]) 
 
 def _device(config: ExperimentConfig, key: str, auto: bool) -> Device | None:
     """The client's device; with ``rank: auto`` it must be there with all that budgets are made of."""
-    name = config.clients[key.removeprefix("clients.")].device
+    name = config.entry_of(key).device
     if name is None:
         if auto:
             raise ConfigError(

@@ -39,7 +39,7 @@ def resolve_auto_cuts(config: ExperimentConfig) -> ExperimentConfig:
     deepest = {
         key: _deepest(config, spec, hf_config, rows.get(key), kept.get(key, 0), at_server) for key, spec in auto.items()
     }
-    inherited = [key for key in auto if config.clients[key.removeprefix("clients.")].split_layer is None]
+    inherited = [key for key in auto if config.entry_of(key).split_layer is None]
     model = config.model
     if inherited:
         model = model.model_copy(update={"split_layer": min(deepest[key] for key in inherited)})

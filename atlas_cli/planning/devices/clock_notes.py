@@ -30,7 +30,7 @@ def clock_notes(config: ExperimentConfig) -> list[str]:
         elif lacking := device.lacks("compute", "uplink", "downlink"):
             untimed.setdefault(f"its device {device.name} has no {' and no '.join(lacking)}", []).append(kind)
     for why, kinds in untimed.items():
-        others = sum(config.clients[kind.key.removeprefix("clients.")].count for kind in kinds) - 1
+        others = sum(config.entry_of(kind.key).count for kind in kinds) - 1
         more = f" or one of {others} more" if others else ""
         notes.append(f"a round with client {kinds[0].name}{more} has no time: {why}")
     return [*_said(notes), *_said(link_notes({d.name: d for d in devices.values()}.values(), server))]

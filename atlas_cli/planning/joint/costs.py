@@ -134,7 +134,7 @@ class Costs:
         return replace(client, wire=self._own_wire(client).over(coded(self.plan.config, codec)))
 
     def _own_wire(self, client: ClientPlan) -> WireConfig:
-        return self.plan.config.clients[client.key.removeprefix("clients.")].wire
+        return self.plan.config.entry_of(client.key).wire
 
     def _work(
         self, crew: Crew, client: ClientPlan, rank: object, shape: Shape, sent: RoundMessages, codec: str | None

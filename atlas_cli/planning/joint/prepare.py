@@ -158,7 +158,7 @@ def _codings(plan: Plan, ranges: Ranges) -> Iterator[ClientPlan]:
     """The clients of a plan with each codec and each way to learn that may be chosen."""
     wires = [coded(plan.config, codec) for codec in ranges.codecs_of(plan.config)]
     for client in plan.clients:
-        own = plan.config.clients[client.key.removeprefix("clients.")].wire
+        own = plan.config.entry_of(client.key).wire
         for wire in wires:
             for way in ranges.clients.get("learns", (client.learns,)):
                 yield replace(client, wire=own.over(wire), learns=way)
