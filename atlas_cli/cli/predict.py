@@ -88,8 +88,8 @@ def command(
     notes = [*given.notes, *predict.notes()]
     if given.skipped:
         notes.append(f"blank lines that were skipped: {given.skipped:,}")
-    if loaded.noise_at_the_cut:
-        notes.append("activations at the cut were changed by the run's privacy mechanisms, as in training")
+    if (changed := loaded.changed_at_the_cut) is not None:
+        notes.append(f"{changed}, as in training")
     if as_json:
         counts = {"rows": predict.rows, "cut": predict.cut, "without_prediction": predict.bare}
         about = {"task_group": owner.group, "client": owner.client, "round": loaded.round}

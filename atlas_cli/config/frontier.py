@@ -204,8 +204,12 @@ class _Reader:
             return
         control = section == "controls"
         for name in self._mapping((section,), "names with their strengths"):
+            written = set[str]()
             for strength in self._mapping((section, name), "strengths with what they change"):
                 place = (section, name, strength)
+                if str(strength) in written:
+                    raise self.error(place, f"{strength} is given twice, as a number and as a text; rename one of them")
+                written.add(str(strength))
                 changes = self.changes(place)
                 self._require_kind(place, control)
                 yield Setting(str(name), str(strength), tuple(changes), control, place)

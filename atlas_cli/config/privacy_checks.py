@@ -17,6 +17,7 @@ def privacy_problems(config: ExperimentConfig) -> Iterator[Problem]:
     """Mechanisms that would not give the guarantee of their epsilon, or would have no effect."""
     for check in (
         _through_the_split,
+        _users,
         _updates,
         _examples,
         _data_dependent,
@@ -32,6 +33,14 @@ def _through_the_split(config: ExperimentConfig) -> Iterator[Problem]:
     for name in (*AT_THE_CUT, "nopeek", "mask_gradients", "pad_lengths", *config.privacy.added()):
         if getattr(config.privacy, name) not in (None, False) and config.mode != "split-federated":
             yield Problem(("privacy", name), f"acts on what crosses a split, and mode is {config.mode}; remove it")
+
+
+def _users(config: ExperimentConfig) -> Iterator[Problem]:
+    asked, clients = config.privacy.clients_per_user, sum(config.group_sizes().values())
+    if asked > max(clients, 1):
+        yield Problem(
+            ("privacy", "clients_per_user"), f"must be at most {clients}, the clients of this config, got {asked}"
+        )
 
 
 def _updates(config: ExperimentConfig) -> Iterator[Problem]:

@@ -99,7 +99,16 @@ class LoadedModel:
     @property
     def noise_at_the_cut(self) -> bool:
         """Whether a mechanism of the run changes what crosses the cut, in predictions as in training."""
-        return self.evaluator().sent is not None or self.config.privacy.replaces_tokens() is not None
+        return self.changed_at_the_cut is not None
+
+    @property
+    def changed_at_the_cut(self) -> str | None:
+        """A clause on what a mechanism of the run changes of what crosses the cut, in predictions as in training."""
+        if (words := self.config.privacy.replaces_tokens()) is not None:
+            return f"tokens of texts were replaced by others (privacy.{words})"
+        if self.evaluator().sent is not None:
+            return "activations at the cut were changed by the run's privacy mechanisms"
+        return None
 
     @cached_property
     def replacement(self) -> TokenReplacement | None:

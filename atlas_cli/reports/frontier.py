@@ -192,11 +192,11 @@ def _share(figure: Mapping[str, Any], key: str) -> float:
 
 def frontier_sheet(points: Sequence[Point], delta: float) -> Sheet:
     """A row for each setting of each task group, in the order of the file."""
-    columns = [Column("task group"), Column("defence"), Column("strength"), Column("seeds", True)]
+    columns = [Column("task group", spare=2), Column("defence"), Column("strength"), Column("seeds", True, 5)]
     columns += [Column(points[0].metric if len({p.metric for p in points}) == 1 else "metric", True)]
-    columns += [Column(name, True) for name in ("low", "high", "loss")]
-    columns += [Column("epsilon", True), Column("worst attack"), Column("found", True), Column("upper", True)]
-    columns += [Column("MB", True), Column("what it does")]
+    columns += [Column("low", True, 4), Column("high", True, 4), Column("loss", True, 3), Column("epsilon", True, 1)]
+    columns += [Column("worst attack", spare=1), Column("found", True, 3), Column("upper", True)]
+    columns += [Column("MB", True, 5), Column("what it does")]
     notes = [*_NOTES]
     if any(point.control for point in points):
         notes.insert(0, "control: no defence, and there for comparison")

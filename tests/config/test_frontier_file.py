@@ -83,6 +83,10 @@ def test_overrides_have_the_last_word(load):
         ({"attacks": ["lira", "lira"]}, r"attacks.1: lira is given twice"),
         ({"examples": 3}, r"examples: expected a whole number from 20 on, got 3"),
         ({"defences": {}}, r"defences: expected a mapping of names with their strengths, got {}"),
+        (
+            {"defences": {"noise": {"15": {"seed": 1}, 15: {"seed": 2}}}},
+            r"frontier.yaml:\d+: defences.noise.15: 15 is given twice, as a number and as a text",
+        ),
         ({"defences": {"noise": 3}}, r"defences.noise: expected a mapping of strengths with what they change, got 3"),
         ({"defences": {"noise": {"much": None}}}, r"defences.noise.much: expected a mapping of keys of the config"),
         (

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from atlas_cli.aggregation.contract import Factors, Update
+from atlas_cli.config.checks import cross_check
+from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema.privacy import PrivacyConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.run_budget import RunBudget
@@ -63,6 +65,9 @@ def test_the_mean_moves_by_a_clip_for_each_client_of_a_user(clients):
 def test_users_of_nothing_and_on_a_ledger_are_refused(make_config, tmp_path):
     with pytest.raises(ValueError, match="changes the epsilon of updates and of fingerprints, and neither is on"):
         PrivacyConfig(clients_per_user=2)
+    many = make_config(aggregation={"weights": "uniform"}, privacy={"clients_per_user": 4, "updates": NOISE})
+    says = "must be at most 3, the clients of this config, got 4"
+    assert cross_check(many) == [Problem(("privacy", "clients_per_user"), says)]
     privacy = {"clients_per_user": 2, "updates": NOISE}
     config = make_config(aggregation={"weights": "uniform"}, privacy=privacy)
     with pytest.raises(ConfigError, match="not which clients are one user's") as refused:

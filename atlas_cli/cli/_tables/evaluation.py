@@ -86,8 +86,8 @@ class Evaluation:
         if self.merged is not None:
             quiet = " and without the noise at the cut" if self.loaded.noise_at_the_cut else ""
             yield f"merged into one piece{quiet}: {self.merged.sentence()}"
-        if self.loaded.noise_at_the_cut:
-            yield "activations at the cut were changed by the run's privacy mechanisms, as in its own evaluations"
+        if (changed := self.loaded.changed_at_the_cut) is not None:
+            yield f"{changed}, as in its own evaluations"
         if split:
             each = self.scores.bytes_up / self.scores.outcomes.examples
             sent = format_bytes_mb(self.scores.bytes_up)
