@@ -84,6 +84,7 @@ class Evidence:
         most: the number of texts that an attack uses, from the first recorded steps.
         shadows: the number of models that an attack may train for comparison; each takes as long as the run.
         canaries: the number of sequences that an attack may plant in a run of its own, which takes as long as the run.
+        attribute: the column of the data whose values an attack is to find; None: the labels, where they stay.
         tell: called with the progress of attacks that take long.
     """
 
@@ -93,11 +94,14 @@ class Evidence:
     most: int = 256
     shadows: int = 0
     canaries: int = 0
+    attribute: str | None = None
     tell: Callable[[str], None] = lambda what: None
     _changes: dict[str, dict[Place, Decoded]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of_run(cls, run: RunDirectory, most: int = 256, shadows: int = 0, canaries: int = 0) -> Evidence:
+    def of_run(
+        cls, run: RunDirectory, most: int = 256, shadows: int = 0, canaries: int = 0, attribute: str | None = None
+    ) -> Evidence:
         """Read the evidence of a finished or stopped run.
 
         Raises:
@@ -110,7 +114,7 @@ class Evidence:
         manifest = run.read_json("manifest.json")
         if changed := changed_since(manifest, federation):
             raise ResourceError(f"{run.path} cannot be audited: {changed}")
-        return cls(run, federation, messages, most, shadows, canaries)
+        return cls(run, federation, messages, most, shadows, canaries, attribute)
 
     @cached_property
     def deliveries(self) -> Deliveries:

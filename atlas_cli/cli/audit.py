@@ -23,6 +23,7 @@ EXAMPLES = (
     "atlas audit quickstart training.rounds=1",
     "atlas audit quickstart --attack membership --lira 16",
     "atlas audit quickstart --attack canary --canaries 100",
+    "atlas audit quickstart --attack attribute-inference --attribute fine",
     "atlas audit --by-layer quickstart --output leakage",
     "atlas audit --frontier questions",
 )
@@ -44,6 +45,10 @@ def command(
     canaries: Annotated[
         int | None,
         typer.Option(min=20, metavar="N", help="Also plant N sequences in a run of their own, as long as the run."),
+    ] = None,
+    attribute: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Also infer the values of this column of the data, read or not."),
     ] = None,
     by_layer: Annotated[
         bool,
@@ -106,7 +111,7 @@ def command(
             "--attack": attack,
             "--output": output,
         }
-        given |= {"--lira": lira, "--canaries": canaries}
+        given |= {"--lira": lira, "--canaries": canaries, "--attribute": attribute}
         if refused := [option for option, value in given.items() if value]:
             raise ConfigError("give it without --frontier, whose FILE says what is attacked", key=refused[0])
         from atlas_cli.cli._frontier import draw_frontier
@@ -119,20 +124,18 @@ def command(
         raise ConfigError("give it without --by-layer", key="--without")
     if output is not None and not by_layer:
         raise ConfigError("is for --by-layer; an audit of a run goes into its directory", key="--output")
-    if lira and (by_layer or without):
-        raise ConfigError("is for the messages of a run; give it without --by-layer and --without", key="--lira")
-    if canaries and (by_layer or without):
-        raise ConfigError("is for the messages of a run; give it without --by-layer and --without", key="--canaries")
+    of_messages = {"--lira": lira, "--canaries": canaries, "--attribute": attribute}
+    if (by_layer or without) and (misplaced := [option for option, value in of_messages.items() if value]):
+        raise ConfigError("is for the messages of a run; give it without --by-layer and --without", key=misplaced[0])
     if by_layer:
         _by_layer(source, overrides or [], examples, output, as_json)
         return
     if without:
         _two_worlds(source, overrides or [], without, runs, as_json)
         return
-    if lira and attack and "lira" not in attack:
-        attack = [*attack, "lira"]
-    if canaries and attack and "canary" not in attack:
-        attack = [*attack, "canary"]
+    for name, value in {"lira": lira, "canary": canaries, "attribute-inference": attribute}.items():
+        if value and attack and name not in attack:
+            attack = [*attack, name]
     for name in attack or ():
         discovery.find("audit.attacks", name, key="--attack")  # before a config is trained
     if is_run:
@@ -140,8 +143,9 @@ def command(
 
         run = open_run(source)
     else:
-        run = _trained(source, overrides or [], Terminal(stderr=True, quiet=as_json))
+        run = _trained(source, overrides or [], attribute, Terminal(stderr=True, quiet=as_json))
     from atlas_cli.audit.attack_all import FILE, audit
+    from atlas_cli.audit.attributes import require_attribute
     from atlas_cli.audit.epsilon_gap import require_bounds
     from atlas_cli.audit.evidence import Evidence
     from atlas_cli.reports.audit import attack_notes, audit_notes, audit_table
@@ -149,7 +153,9 @@ def command(
     from atlas_cli.runs.run_lock import locked
 
     with locked(run, run.log), Terminal(stderr=True).status("reading") as status:
-        evidence = Evidence.of_run(run, examples, lira or 0, canaries or 0)
+        evidence = Evidence.of_run(run, examples, lira or 0, canaries or 0, attribute)
+        if attribute is not None:
+            require_attribute({name: group.data for name, group in evidence.federation.data.items()}, attribute)
         found = audit(evidence, attack or [], lambda name: status.update(f"attack {name}"))
         run.write_json(FILE, found)
         write_report(run)
@@ -162,8 +168,8 @@ def command(
     require_bounds(found)
 
 
-def _trained(file: Path, overrides: list[str], console: Terminal) -> RunDirectory:
-    """A run of a config; where it does not say what to record, the first round is."""
+def _trained(file: Path, overrides: list[str], attribute: str | None, console: Terminal) -> RunDirectory:
+    """A run of a config whose data has the attribute; where it does not say what to record, the first round is."""
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.config.schema.audit import AuditConfig
     from atlas_cli.reports.progress import progress_for
@@ -173,8 +179,14 @@ def _trained(file: Path, overrides: list[str], console: Terminal) -> RunDirector
     if config.audit is None:
         config = config.model_copy(update={"audit": AuditConfig()})
     with locating(loaded), progress_for(console) as progress:
+        from atlas_cli.audit.attributes import require_attribute
+        from atlas_cli.data.read import read_group
         from atlas_cli.experiment import session
 
+        if attribute is not None:  # before a run is trained
+            groups = config.task_groups.items()
+            data = {name: read_group(name, group, config.rows_seed, config.holdout) for name, group in groups}
+            require_attribute(data, attribute)
         return session.start(config, progress)
 
 

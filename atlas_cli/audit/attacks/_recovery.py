@@ -48,22 +48,33 @@ def recovery_by_inverters(attack: BaseAttack, evidence: Evidence, fit: Callable[
 def recovery_by_training(
     attack: BaseAttack, evidence: Evidence, learn: Learn, *, most: int | None = None, draws: int = 1, note: str = ""
 ) -> Figure:
-    """The share of tokens recovered by what is trained on public text which passed the same half.
+    """The share of tokens recovered by what is trained on public text, as ``guessed``.
+
+    Args:
+        note: whatever a reader must know of this attack.
+    """
+    seen, guesses, notes = guessed(evidence, learn, most=most, draws=draws)
+    return recovery(attack, evidence, seen, guesses, "; ".join(filter(None, (note, *notes))))
+
+
+def guessed(
+    evidence: Evidence, learn: Learn, *, most: int | None = None, draws: int = 1
+) -> tuple[Tokens, Tensor, list[str]]:
+    """What is guessed of each token (N,), by what is trained on public text which passed the same half; with notes.
 
     It is trained once for each task group, split layer and round, on activations that are computed with the adapters
     that the server delivered to the first recorded client of these, and with the defence in force. Where what was
     delivered cannot be told from its messages, the adapters are those with which round 1 began.
 
     Args:
-        learn: trains, given the first step, the round whose adapters are known, and the attacker's own tokens.
+        learn: trains, given the first step, the round whose adapters are known, and the attacker's own tokens, which
+            are those of ``training_texts``.
         most: the number of texts attacked; None: all that the audit looks at.
         draws: how often the attacker's own texts are sent, where the defence draws noise: anew each time.
-        note: whatever a reader must know of this attack.
     """
     guesses_of: dict[tuple[str, int, int], Guess] = {}
     unknown: dict[str, None] = {}
     parts, guesses, texts = [], [], 0
-    times = draws if evidence.federation.config.privacy.activations is not None else 1
     for step in evidence.chosen_steps(most):
         key = evidence.federation.group_of(step.client), evidence.cut(step.client), step.round
         if key not in guesses_of:
@@ -73,16 +84,21 @@ def recovery_by_training(
             except UnknownChange as reason:
                 began = 1
                 unknown[f"{reason}: inverters of later rounds had the adapters with which round 1 began"] = None
-            public = evidence.public_texts(step.client)[:PUBLIC_TEXTS]
-            texts_of_its_own = [text for text in public for _ in range(times)]
-            material = evidence.attacker_material(step.client, step.round, texts_of_its_own, began=began)
+            own = training_texts(evidence, step.client, draws)
+            material = evidence.attacker_material(step.client, step.round, own, began=began)
             guesses_of[key] = learn(step, began, material)
         part = evidence.tokens(step, texts)
         texts += step.batch.n_examples
         parts.append(part)
         guesses.append(guesses_of[key](step, part.hidden, part.texts))
-    notes = "; ".join(filter(None, (note, _missing_parts(evidence), *unknown)))
-    return recovery(attack, evidence, Tokens.joined(parts), torch.cat(guesses), notes)
+    notes = [note for note in (_missing_parts(evidence), *unknown) if note]
+    return Tokens.joined(parts), torch.cat(guesses), notes
+
+
+def training_texts(evidence: Evidence, client: str, draws: int = 1) -> list[Feature]:
+    """The attacker's own texts against a client; where the defence draws noise, each ``draws`` times."""
+    times = draws if evidence.federation.config.privacy.activations is not None else 1
+    return [text for text in evidence.public_texts(client)[:PUBLIC_TEXTS] for _ in range(times)]
 
 
 def _missing_parts(evidence: Evidence) -> str:
