@@ -17,6 +17,7 @@ from atlas_cli.cli import main
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import BrokenBoundError
 from atlas_cli.experiment import session
+from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 
@@ -114,3 +115,30 @@ def test_sequences_that_were_learnt_by_heart_are_found(toy, task):
     evidence = Evidence.of_run(run, canaries=24)
     figure = attack_of("canary").attack(evidence)
     assert figure.low > CHANCE and figure.high <= BEST
+
+
+@pytest.mark.slow
+def test_a_mechanism_that_leaks_more_than_is_accounted_for_is_found_out(toy, monkeypatch):
+    """With the noise of ``privacy.examples`` both bounds agree; without it they cannot."""
+    rate = {"client_optimizer": {"lr": 0.03}, "server_optimizer": {"lr": 0.03}}
+    training = {"rounds": 1, "local_steps": 60, "batch_size": 24, **rate}
+    noise = {"privacy": {"examples": {"clip": 1.0, "noise_multiplier": 25.0}}, "aggregation": {"weights": "uniform"}}
+    config = toy(task="causal-lm", mode="federated", server={"rank": 8}, **KEPT, **noise, training=training)
+    config["clients"] = {"a": {"task_group": "g", "rank": 16}}
+    run = session.start(ExperimentConfig.model_validate(config), PlainProgress(Terminal(quiet=True)))
+    evidence = Evidence.of_run(run, canaries=24)
+    honest = attack_of("canary").attack(evidence)
+    assert honest.gap.upper == pytest.approx(evidence.federation.protection.account.epsilon("updates", "g", 1))
+    assert honest.gap.lower <= honest.gap.upper < 1
+    require_bounds({"attacks": [honest.record()]})
+    privatise = ExampleNoise.privatise
+
+    def without_noise(self, *args):
+        self.multiplier = 0.0
+        privatise(self, *args)
+
+    monkeypatch.setattr(ExampleNoise, "privatise", without_noise)
+    broken = attack_of("canary").attack(evidence)
+    assert broken.gap.upper == honest.gap.upper
+    with pytest.raises(BrokenBoundError, match="attack canary shows epsilon of an example"):
+        require_bounds({"attacks": [broken.record()]})
