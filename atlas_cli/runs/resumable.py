@@ -81,7 +81,7 @@ def config_of(run: RunDirectory) -> ExperimentConfig:
     require_plugins(run)
     path = run.path / "config.yaml"
     config = load_config(path).config
-    was, now = _flat(_as_json(_recorded(read_manifest(run)["config"]))), _flat(_as_json(config))
+    was, now = _flat(_as_json(recorded_config(read_manifest(run)["config"]))), _flat(_as_json(config))
     for name in sorted(was.keys() | now.keys()):
         if was.get(name) != now.get(name):
             raise ResourceError(
@@ -94,6 +94,23 @@ def experiment_sha256(config: ExperimentConfig) -> str:
     """Hash of all keys but those that may change: equal if one config can resume the other's run."""
     fixed = {key: value for key, value in _flat(_as_json(config)).items() if not is_in(key, MAY_CHANGE)}
     return sha256_text(json.dumps(fixed, sort_keys=True))
+
+
+def is_run_of(manifest: Mapping[str, Any], config: ExperimentConfig) -> bool:
+    """Whether a run can be resumed with a config, before ranks and cuts are fitted; keys that atlas got since the run
+    was made have their defaults in it."""
+    wanted = experiment_sha256(config)
+    if manifest.get("experiment_sha256") == wanted:
+        return True
+    was, now = _flat(manifest["config"]), _flat(_as_json(config))
+    if was.keys() >= now.keys() or any(
+        now.get(key) != value for key, value in was.items() if not is_in(key, MAY_CHANGE)
+    ):
+        return False
+    try:
+        return experiment_sha256(recorded_config(manifest["config"])) == wanted
+    except ResourceError:
+        return False
 
 
 def changeable(config: ExperimentConfig | Mapping[str, Any]) -> dict[str, str]:
@@ -163,10 +180,10 @@ def resumed_config(before: Mapping[str, Any], config: ExperimentConfig) -> Exper
                 there[last] = here[last]
     except (LookupError, TypeError) as error:
         raise ResourceError(f"{_NO_CONFIG}: {error}") from None
-    return _recorded(result)
+    return recorded_config(result)
 
 
-def _recorded(config: Mapping[str, Any]) -> ExperimentConfig:
+def recorded_config(config: Mapping[str, Any]) -> ExperimentConfig:
     """What a manifest has of a run's config.
 
     Raises:
@@ -189,13 +206,12 @@ def newest_unfinished(config: ExperimentConfig, path: Path) -> RunDirectory:
     Raises:
         ConfigError: there is none; says what was looked for, and what was found instead.
     """
-    base, wanted = folder_of_runs(config.output.dir), experiment_sha256(config)
-    others, why = 0, ""
+    base, others, why = folder_of_runs(config.output.dir), 0, ""
     for manifest in manifests(base):
         run = RunDirectory(manifest.parent)
         try:
             facts = read_manifest(run)
-            if facts.get("experiment_sha256") != wanted or facts["status"] == "finished":
+            if facts["status"] == "finished" or not is_run_of(facts, config):
                 others += 1
             elif (writer := writer_of(run)) is not None:
                 why = why or f"; {run.path.name} is being written by {writer}"

@@ -10,7 +10,7 @@ from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.listing import manifests
-from atlas_cli.runs.resumable import changeable, experiment_sha256, read_manifest
+from atlas_cli.runs.resumable import changeable, is_run_of, read_manifest, recorded_config
 from atlas_cli.runs.run_lock import writer_of
 
 
@@ -37,16 +37,15 @@ def runs_of(config: ExperimentConfig) -> list[tuple[RunDirectory, dict[str, Any]
     Raises:
         OutputError: ``output.dir`` names the home of an unknown user.
     """
-    wanted, same = experiment_sha256(config), changeable(config)
-    found = []
+    same, found = changeable(config), []
     for path in manifests(config.output.dir):
         run = RunDirectory(path.parent)
         try:
             manifest = read_manifest(run)
+            if is_run_of(manifest, config) and changeable(recorded_config(manifest["config"])) == same:
+                found.append((run, manifest))
         except ResourceError:
             continue
-        if manifest.get("experiment_sha256") == wanted and changeable(manifest["config"]) == same:
-            found.append((run, manifest))
     return found
 
 

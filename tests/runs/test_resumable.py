@@ -4,7 +4,8 @@ import pytest
 
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.resumable import require_plugins, require_same, unlike_more_rounds
+from atlas_cli.runs.resumable import experiment_sha256, is_run_of, require_plugins, require_same, unlike_more_rounds
+from atlas_cli.runs.run_status import runs_of
 
 
 def test_a_package_that_a_plugin_came_from_and_that_is_gone_is_named(tmp_path):
@@ -46,3 +47,22 @@ def test_where_kept_texts_lie_may_change(make_config):
     require_same(before, make_config(engine={"kept_texts": "1 MiB"}))
     with pytest.raises(ConfigError, match=r"only these may: .*engine\.kept_texts"):
         require_same(before, make_config(engine={"prepack": None}))
+
+
+def test_a_run_from_before_a_key_was_there_is_one_of_a_config_that_has_its_default(make_config, tmp_path):
+    config = make_config(output={"dir": str(tmp_path)})
+    recorded = config.model_dump(mode="json")
+    del recorded["privacy"]["delta"], recorded["evaluation"]["batch_size"]
+    known = {"status": "finished", "started": "", "command": [], "model": {}, "data": {}, "parts": []}
+    manifest = {**known, "config": recorded, "experiment_sha256": "of those days"}
+    run = RunDirectory(tmp_path / "before")
+    run.path.mkdir()
+    run.write_json("manifest.json", manifest)
+    assert is_run_of(manifest, config) and [found.path for found, _ in runs_of(config)] == [run.path]
+    for changed in ({"privacy": {"delta": 1e-6}}, {"seed": 1}):
+        assert not is_run_of(manifest, make_config(output={"dir": str(tmp_path)}, **changed))
+    other = make_config(output={"dir": str(tmp_path)}, evaluation={"batch_size": 3})
+    assert is_run_of(manifest, other) and runs_of(other) == []  # it may change on resuming, and is another result
+    whole = {**manifest, "config": config.model_dump(mode="json")}
+    assert not is_run_of(whole, config)
+    assert is_run_of({**whole, "experiment_sha256": experiment_sha256(config)}, config)
