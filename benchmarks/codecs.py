@@ -5,14 +5,14 @@
 Each codec encodes and decodes hidden states (8, 128, 768) in float32; the step is forward and backward of twelve GPT-2
 blocks on the same, and "of a step" the part of it that a codec takes for activations and gradients, at both ends.
 The operations of a matrix product that take as long as a number's encoding and decoding are what the codec's file says
-(``encode_flops``, ``decode_flops``). Times are of the processor, the least of several turns.
+(``encode_flops``, ``decode_flops``, ``flops``). Times are of the processor, the least of several turns.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich import box
@@ -27,6 +27,7 @@ from atlas_cli.wire.codecs import codec_of
 
 SHAPE = (8, 128, 768)
 BLOCKS, TURNS = 12, 12
+MORE = {"vector-quantised": [{"levels": 256}]}  # options that take much more
 
 
 class Times(NamedTuple):
@@ -46,7 +47,9 @@ def main() -> None:
     table = Table(*columns, box=box.MARKDOWN)
     for name in discovery.own_names("wire.codecs"):
         if name not in ("none", "delta"):  # the one does nothing, and the other what its codecs do
-            table.add_row(name, *figures(times(name, values), values, step, rate))
+            for options in ({}, *MORE.get(name, [])):
+                label = ", ".join([name, *(f"{key}: {value}" for key, value in options.items())])
+                table.add_row(label, *figures(times(name, options, values), values, step, rate))
     Terminal(width=120).print(table)
     Terminal(width=120).print(f"step: {step:.2f} s; matrix products: {rate / 1e9:.0f} GFLOP/s")
 
@@ -59,9 +62,10 @@ def figures(taken: Times, values: Tensor, step: float, rate: float) -> list[str]
     return [*(f"{1000 * each:.2f}" for each in taken), *speeds, f"{share:.2%}", " + ".join(f"{f:.0f}" for f in flops)]
 
 
-def times(name: str, values: Tensor) -> Times:
-    """Of a codec with its options as they are without a config."""
-    codec, generator = codec_of(CodecConfig(codec=name), "wire"), torch.Generator().manual_seed(0)
+def times(name: str, options: dict[str, Any], values: Tensor) -> Times:
+    """Of a codec, with its other options as they are without a config."""
+    codec = codec_of(CodecConfig(codec=name, options=options), "wire")
+    generator = torch.Generator().manual_seed(0)
     parts = codec.encode(values, generator)
     encode = least(lambda: codec.encode(values, generator))
     return Times(encode, least(lambda: codec.decode(parts, values.shape[2]).float()))

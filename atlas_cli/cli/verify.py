@@ -24,7 +24,7 @@ def command(
     """
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.errors import ConfigError
-    from atlas_cli.experiment.split_check import require_verified
+    from atlas_cli.experiment.split_check import before_codecs, require_verified
     from atlas_cli.experiment.split_proof import verify_split
     from atlas_cli.federation.build import build
     from atlas_cli.planning.plan import cuts_text
@@ -45,4 +45,6 @@ def command(
         console.say(f"{loaded.config.model.name} {where}, against the unsplit model")
         for check in checks:
             console.say(check.sentence())
+        for note in before_codecs(loaded.config):
+            console.say(f"note: {note}")
     require_verified(checks)

@@ -144,7 +144,17 @@ class Recorder:
         if self.measured is not None and self.measured.number == number:
             self.measured.end(self.files)
         self.progress.round_end(number, lines)
+        if number == 1:
+            self._note_headers(result.ledger)
         return clock
+
+    def _note_headers(self, ledger: Ledger) -> None:
+        """Of clients with codecs, who look at bytes, where headers are a large part of messages."""
+        plans = self.federation.plan.clients
+        whole = [client.name for client in plans if client.wire.asked() and client.wire.header != "compact"]
+        if large := ledger.headers(whole):
+            shares = ", ".join(f"{share:.1%} of {kind} {way}" for (kind, way), share in large.items())
+            self.progress.note(f"note: headers are {shares}; wire.header: compact makes them smaller")
 
     def clusters(self, found: ClusteringResult | None) -> None:
         """Record and report a clustering; None if none was due."""

@@ -34,7 +34,7 @@ from atlas_cli.experiment.round_loop import train
 from atlas_cli.experiment.run_budget import RunBudget
 from atlas_cli.experiment.run_inputs import changed_code, changed_since, inputs, other_versions
 from atlas_cli.experiment.run_state import RunCheckpoints, RunState
-from atlas_cli.experiment.split_check import Check, require_verified
+from atlas_cli.experiment.split_check import Check, before_codecs, require_verified
 from atlas_cli.experiment.split_proof import verify_split
 from atlas_cli.federation.build import make_federation
 from atlas_cli.federation.federation import Federation
@@ -248,6 +248,8 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
     for check in checks:
         progress.note(check.sentence())
     require_verified(checks)
+    for note in before_codecs(config) if checks else ():
+        progress.note(f"note: {note}")
     return federation, checks
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import AtlasError
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.printable import on_one_line
@@ -106,6 +107,16 @@ class Check:
 
     def _packed(self) -> str:
         return f"{self.packed_loss_difference:.1e} and {self.packed_gradient_difference:.1e}"
+
+
+def before_codecs(config: ExperimentConfig) -> list[str]:
+    """What the proof does not say, where messages have codecs."""
+    if not any(spec.wire.by_kind() for spec in config.client_kinds()):
+        return []
+    return [
+        "that is before wire encodes messages; what codecs cost is in metrics.jsonl, in every round: compression and "
+        "compressed_step"
+    ]
 
 
 ROUNDINGS = 10.0  # what a pass without padding may differ by, in tolerances

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from atlas_cli.wire.lost import Lost
 from atlas_cli.wire.messages import TYPES, Direction, HiddenStates, Message, NamedTensors
+from atlas_cli.wire.serialized import LARGE
 
 # by which key of ``wire`` a message that is none of a step is encoded
 _ASKED: dict[tuple[str, Direction], str] = {
@@ -95,6 +96,18 @@ class Ledger:
             for (client, kind, way), e in self.entries.items()
             if e.payload_bytes != e.closed_form_bytes
         ]
+
+    def headers(self, clients: Collection[str]) -> dict[tuple[str, Direction], float]:
+        """The share that headers have of some clients' messages, by kind and direction, where it is more than 2 %."""
+        sent: dict[tuple[str, Direction], _Entry] = {}
+        named = frozenset(clients)
+        for (client, kind, way), entry in self.entries.items():
+            if client in named:
+                total = sent.setdefault((kind, way), _Entry())
+                total.bytes += entry.bytes
+                total.payload_bytes += entry.payload_bytes
+        shares = {of: 1 - total.payload_bytes / total.bytes for of, total in sorted(sent.items())}
+        return {of: share for of, share in shares.items() if share > LARGE}
 
     def coded(self, client: str, asked: str) -> int:
         """Numbers that went through a codec, of a client's messages that one key of ``wire`` is of."""

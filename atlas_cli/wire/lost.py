@@ -29,10 +29,11 @@ class Lost:
         """
         size = largest or 1.0
         one, other = (each.float().flatten() / size for each in (before, after))
-        off = other - one
-        pairs = (one, one), (other, other), (one, other), (off, off)
-        squares, after_squares, product, difference = (float(torch.dot(a, b)) * size**2 for a, b in pairs)
-        return cls(squares, after_squares, product, difference, before.numel())
+        squares, after_squares, product = (
+            float(torch.dot(a, b)) * size**2 for a, b in ((one, one), (other, other), (one, other))
+        )
+        off = other.sub_(one)  # in its place, as a party has few copies of a message to spare
+        return cls(squares, after_squares, product, float(torch.dot(off, off)) * size**2, before.numel())
 
     def __add__(self, other: Lost) -> Lost:
         return Lost(*(getattr(self, name) + getattr(other, name) for name in vars(self)))

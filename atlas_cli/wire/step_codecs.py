@@ -204,7 +204,7 @@ class StepCodecs:
     def flops(self, kind: str) -> tuple[float, float]:
         """FLOPs of encoding and of decoding a number, of texts that were sent before; 0 without a codec."""
         codec = self._changes.get(kind, self.codecs.get(kind))
-        return (codec.encode_flops, codec.decode_flops) if codec is not None else (0.0, 0.0)
+        return codec.flops(self.width) if codec is not None else (0.0, 0.0)
 
     def blank(self, message: M) -> M:
         """A message of the size that ``message`` has when it is encoded, of texts that were all sent before; on the

@@ -92,7 +92,7 @@ def test_every_chart_has_a_caption_its_data_and_files(make_run):
     heads = [next(csv.reader(io.StringIO(sheet))) for sheet in sheets]
     assert ["task group", "round", "accuracy"] in heads
     of_bytes = next(list(csv.reader(io.StringIO(sheet))) for sheet in sheets if sheet.startswith("message,direction"))
-    assert ["activations", "up", "96", "6000000", "5990400", "equal"] in of_bytes
+    assert ["activations", "up", "96", "6000000", "5990400", "0.16%", "equal"] in of_bytes
     assert text.count("<table") == text.count("<caption>") and '<th scope="row">' in text
 
 

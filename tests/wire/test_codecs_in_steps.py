@@ -1,5 +1,8 @@
 """Codecs in federations that train: what crosses the cut, in which bytes, and what each side makes of it."""
 
+import re
+from unittest import mock
+
 import pytest
 import torch
 from support.rounds import exchange
@@ -8,12 +11,14 @@ from atlas_cli.data.collate import collate
 from atlas_cli.engines.remote.arrays import size_of
 from atlas_cli.engines.remote.host import ClientHost, ClientSetup, SentMessage
 from atlas_cli.engines.remote.sent_state import SentState
-from atlas_cli.experiment.split_check import require_verified
+from atlas_cli.experiment.split_check import before_codecs, require_verified
 from atlas_cli.experiment.split_proof import verify_split
 from atlas_cli.federation.batches import batches_of
 from atlas_cli.planning.devices.step_bytes import step_bytes
+from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.lost import Lost
+from atlas_cli.wire.messages import Gradients
 from atlas_cli.wire.serialized import to_bytes
 
 
@@ -146,6 +151,28 @@ def test_what_codecs_lose_is_in_the_records_of_every_round(make_federation, trai
     assert sent["relative_error"] == pytest.approx(of_a, rel=0.2) and sent["cosine"] > 0.99
     kept = found["gradients"]  # what is kept is as it was: the rest is the error
     assert kept["cosine"] ** 2 + kept["relative_error"] ** 2 == pytest.approx(1, abs=1e-5)
+
+
+def test_what_is_said_of_the_proof_and_of_headers_is_of_runs_with_codecs(make_federation, train_quietly):
+    """Of clients that have no compact header; the shares are those of the ledger, in which small ones are left out."""
+    kinds = {kind: {"codec": "int4"} for kind in ("activations", "gradients")}
+    own = {"b": {"task_group": "g", "wire": {"header": "compact"}}}
+    plain, federation = make_federation(), make_federation(wire=kinds, clients=own, training={"rounds": 1})
+    assert before_codecs(plain.config) == [] and "before wire encodes" in before_codecs(federation.config)[0]
+    with mock.patch.object(PlainProgress, "note") as note:
+        train_quietly(federation)
+    (said,) = [call.args[0] for call in note.call_args_list if "headers" in call.args[0]]
+    found = re.fullmatch(
+        r"note: headers are (.*) of activations up, .* of gradients down; wire.header: compact .*", said
+    )
+    assert 2 < float(found[1].split()[-1].removesuffix("%")) < 60
+
+    ledger = Ledger()
+    for client, size in (("a", 100), ("a", 300), ("b", 9), ("c", 100_000)):
+        ledger.count(Gradients(client, torch.zeros(1, 1, size)), 4 * size)
+    header = Gradients("a", torch.zeros(1, 1, 100)).bytes - 400
+    assert ledger.headers("a") == {("gradients", "down"): pytest.approx(2 * header / (1600 + 2 * header), rel=0.02)}
+    assert ledger.headers("c") == ledger.headers("x") == {}
 
 
 def test_what_is_lost_is_the_same_for_numbers_of_any_size():

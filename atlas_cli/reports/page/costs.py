@@ -56,11 +56,23 @@ def wire(records: RunRecords) -> str:
     caption = (
         "Bytes that crossed the wire in the whole run, by kind and direction (up: to the server); one axis for all"
     )
-    columns = [words("message"), words("direction"), *map(figures, ("messages", "bytes as sent", "tensors in them"))]
+    columns = [
+        words("message"),
+        words("direction"),
+        *map(figures, ("messages", "bytes as sent", "tensors in them", "headers")),
+    ]
     columns.append(words("tensors against the closed form"))
-    rows = [(kind, way, line["n"], line["bytes"], line["tensors"], _check(line)) for (way, kind), line in ordered]
+    rows = [
+        (kind, way, line["n"], line["bytes"], line["tensors"], _headers(line), _check(line))
+        for (way, kind), line in ordered
+    ]
     picture = bar_chart(bars, WIRE, "MB as sent (1 MB = 1,000,000 bytes)", caption)
     return figure(picture, caption, columns, rows, "messages.jsonl", below="The byte ledger")
+
+
+def _headers(line: dict[str, int]) -> str:
+    """Their share of the bytes."""
+    return f"{1 - line['tensors'] / line['bytes']:.2%}" if line["bytes"] else ""
 
 
 def _check(line: dict[str, int]) -> str:

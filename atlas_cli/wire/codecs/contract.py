@@ -69,6 +69,11 @@ class BaseCodec(ABC):
     def __init__(self, options: Any) -> None:
         self.options = options
 
+    def flops(self, width: int) -> tuple[float, float]:
+        """What encoding and decoding a number takes on the virtual clock, for D = ``width``: ``encode_flops`` and
+        ``decode_flops``, unless it depends much on the options."""
+        return self.encode_flops, self.decode_flops
+
     @abstractmethod
     def layout(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Layout:
         """The parts of a tensor (B, T, D) of a type, by name: the closed form of what is sent.

@@ -86,7 +86,8 @@ def _codec(name: str, codec: Any) -> Facts:
     shape, dtype = (8, 128, 768), torch.float32
     layout, whole = made.layout(shape, dtype), Part(shape, dtype).bytes
     change = made.change()
-    clock = f"{codec.encode_flops:g} to encode, {codec.decode_flops:g} to decode"
+    encode, decode = made.flops(768)
+    clock = f"{encode:g} to encode, {decode:g} to decode"
     parts = ", ".join(
         f"`{part}` {each.shape} {str(each.dtype).removeprefix('torch.')}" for part, each in layout.items()
     )
@@ -99,7 +100,7 @@ def _codec(name: str, codec: Any) -> Facts:
         ("bytes of (8, 128, 768) float32 numbers", share(layout)),
         ("of the change of texts that were sent before", share(change.layout(shape, dtype)) if change else ""),
         ("its tensors", parts),
-        ("FLOP a number on the virtual clock", clock if codec.encode_flops else ""),
+        ("FLOP a number on the virtual clock", clock if encode else ""),
         (
             "examples of a batch",
             "coupled: what is decoded of one depends on the others" if made.couples_examples else "",
