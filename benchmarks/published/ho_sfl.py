@@ -75,7 +75,8 @@ def claims() -> Iterator[Claim]:
             name,
             where=f"SST-2: {where}",
             setting=TRAINED,
-            changed="A toy for pretrained models and SST-2. atlas has no zeroth order of a whole model; a client that "
+            changed="A toy for pretrained models and SST-2, whose weights are drawn: it ranks estimates of a gradient, "
+            "and says nothing of what a model learns. atlas has no zeroth order of a whole model; a client that "
             "holds all blocks and learns by forward passes is one but for the head, which stays as it was drawn, and "
             "through which the gradient at the cut is exact.",
             figures=(figure,),

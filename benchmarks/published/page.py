@@ -28,7 +28,8 @@ Verdicts: {RULE}
 
 What stands under "atlas" comes from its own code: plans, messages and their ledger, merges, attacks, runs. Models that
 are planned are the published ones; what is trained or attacked is a small stand-in, and called one. "Second hand" marks
-sources whose figures were read in a review, a note or a port.
+sources whose figures were read in a review, a note or a port. Where a figure stands is said by table, figure, equation
+or section, or by what it is about where none was known; not by page, which differs between versions of a preprint.
 """
 
 

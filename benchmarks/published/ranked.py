@@ -27,12 +27,12 @@ from atlas_cli.runs.directory import RunDirectory
 
 SEEDS = 4
 _LESS = ("task_groups.news.data.limit=4000", "task_groups.news.data.test_limit=2000", "evaluation.every=1000")
-STAND_IN = """4,000 texts of 20 Newsgroups, and 2,000 to test on, each the mean of MiniLM's pretrained embeddings of
-its words (benchmarks/word_means.py). One layer of 384 x 384 is adapted so that a fixed head tells the 20 classes;
-AdamW, learning rate 0.01, rounds of 10 steps of 32 texts. Seeds are those of data, batches and weights, and differences
-are of the same seed. It is by orders smaller than the models of the papers, so that only signs of differences are
-compared, in points of accuracy. Its task needs a rank of nearly 20, where those of the papers need few: so most clients
-have rank 16 in place of small ranks.
+STAND_IN = """A stand-in for the models and texts of the papers: 4,000 texts of 20 Newsgroups, and 2,000 to test
+on, each the mean of MiniLM's pretrained embeddings of its words (benchmarks/word_means.py). One layer of 384 x 384 is
+adapted so that a fixed head tells the 20 classes; AdamW, learning rate 0.01, rounds of 10 steps of 32 texts. Seeds are
+those of data, batches and weights, and differences are of the same seed. It is by orders smaller than the models of the
+papers, so that only signs of differences are compared, in points of accuracy. Its task needs a rank of nearly 20, where
+those of the papers need few: so most clients have rank 16 in place of small ranks.
 """
 IT = f"[words](#words), {SEEDS} seeds"  # the section of the page that holds it
 

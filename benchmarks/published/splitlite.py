@@ -23,8 +23,9 @@ from published.trained import inputs, run
 PAPER = Paper("SplitLite", "2608.23018", "https://arxiv.org/abs/2608.23018", secondary=True)
 MODELS = ("qwen2.5-1.5b", "qwen2.5-3b", "gemma-3-1b", "llama-3.2-3b")
 RANK, TOKENS, EPOCHS = 16, 128, 10
-SETTING = f"one text of {TOKENS} tokens at the widths of the models, against 16 bits a number; bytes of the tensors "
-"sent"
+SETTING = (
+    f"one text of {TOKENS} tokens at the widths of the models, against 16 bits a number; bytes of the tensors sent"
+)
 WIRE = {
     "activations": {"codec": "delta", "options": {"codec": "low-rank", "options": {"rank": 2 * RANK, "bits": 4}}},
     "gradients": {"codec": "low-rank", "options": {"rank": 4 * RANK, "bits": 8}},

@@ -164,3 +164,12 @@ def test_weights_of_zero_leave_the_adapter_as_it_is():
     current = {"q": factors(3, 6, 5, 0, torch.float32)}
     merged = aggregate("zero-pad", current, [Update("c", 0.0, {"q": factors(3, 6, 5, 1, torch.float32)})])
     assert torch.equal(merged["q"].A, current["q"].A)
+
+
+def test_a_group_of_one_keeps_its_factors_and_by_delta_svd_its_update_alone():
+    before, sent = ({"q": factors(3, *PATHS["q"], seed, torch.float64)} for seed in (1, 2))
+    padded, rewritten = (aggregate(name, before, [Update("c", 7.0, sent)])["q"] for name in ("zero-pad", "delta-svd"))
+    close(padded.A, sent["q"].A, torch.float64)
+    close(padded.B, sent["q"].B, torch.float64)
+    close(delta(rewritten), delta(sent["q"]), torch.float64)
+    assert not torch.allclose(rewritten.A.T @ rewritten.A, sent["q"].A.T @ sent["q"].A, atol=0.1)

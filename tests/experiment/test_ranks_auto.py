@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -305,6 +306,10 @@ def test_a_client_that_cannot_afford_r_min_is_named_before_weights_are_loaded(co
     assert text.startswith("clients.a.rank: client a-1 needs ")
     assert "with rank 1 in every layer and has" in text and "too little" in text
     assert plan_ranks(config_of(memory=peak), "uniform").clients[0].memory.peak == peak
+    assert re.search(r"a device with more memory, or set (.* or )?checkpointing: true \(needs ", text)
+    kept = {"a": {"task_group": "g", "device": "phone", "rank": "auto", "checkpointing": True}}
+    assert plan_ranks(config_of(memory=peak - 1, clients=kept), "uniform").clients[0].memory.peak < peak
+    assert "or set" not in message_of(config_of(memory=1))  # none of them is enough
 
 
 @pytest.mark.parametrize(

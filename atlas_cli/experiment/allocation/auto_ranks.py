@@ -9,6 +9,7 @@ from functools import partial
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.allocation.importance import measure_importance
+from atlas_cli.experiment.allocation.smaller_client import smaller_client
 from atlas_cli.federation.build import assemble
 from atlas_cli.federation.loaded_experiment import LoadedExperiment, load_experiment
 from atlas_cli.models.block_paths import by_layer
@@ -97,7 +98,7 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
         for c in plan.kinds
     }
     for name, key in auto.items():  # what cannot fit is said before any weights are loaded
-        kinds[key].allocate(allocate_uniform, None, name)
+        _require_room(kinds[key], name, _probing(config, auto, config.allocation.r_min))
     loaded = load_experiment(plan) if method == "gradient" and auto else None
     importances = _importances(loaded, auto) if loaded is not None else {}
     allocated = {name: kinds[key].allocate(rules[method], importances.get(name), name) for name, key in auto.items()}
@@ -211,10 +212,26 @@ def _auto(config: ExperimentConfig) -> dict[str, str]:
     return {spec.name: spec.key for spec in config.expanded_clients() if spec.rank == "auto"}
 
 
-def _probing(config: ExperimentConfig, auto: Mapping[str, str]) -> ExperimentConfig:
+def _require_room(kind: _Kind, name: str, least: ExperimentConfig) -> None:
+    """Check that a client can afford ``allocation.r_min``; ``least``: the config in which it has that rank.
+
+    Raises:
+        ConfigError: it cannot; with the keys of the client with which its memory would do.
+    """
+    try:
+        kind.allocate(allocate_uniform, None, name)
+    except ConfigError as error:
+        spec = next(each for each in least.expanded_clients() if each.name == name)
+        peak = kind.memory(by_path(dict.fromkeys(kind.targets, kind.rules.r_min), kind.targets)).peak
+        memory = kind.device.memory if kind.device else None
+        smaller = smaller_client(least, spec, memory) if memory is not None and peak > memory else ""
+        raise ConfigError(error.message + (f", or set {smaller}" if smaller else ""), key=error.key) from None
+
+
+def _probing(config: ExperimentConfig, auto: Mapping[str, str], rank: int = 1) -> ExperimentConfig:
     """The config that importance is measured with: split, from the base model, every rank a number."""
     clients = {
-        name: client.model_copy(update={"rank": 1}) if f"clients.{name}" in auto.values() else client
+        name: client.model_copy(update={"rank": rank}) if f"clients.{name}" in auto.values() else client
         for name, client in config.clients.items()
     }
     groups = {name: group.model_copy(update={"adapter": None}) for name, group in config.task_groups.items()}

@@ -181,8 +181,7 @@ def _too_small(least: Mapping[int, int], used: Mapping[str, float], problem: Ran
     needed, has = math.ceil(used[resource]), math.floor(problem.budgets[resource] or 0)
     shown = format_bytes_mib if resource == PRICE else format_bytes_mb
     advice = {
-        PRICE: "set the client's checkpointing: true, lower training.batch_size, training.max_length or "
-        "model.split_layer, or use a device with more memory",
+        PRICE: "lower training.batch_size, training.max_length or model.split_layer, use a device with more memory",
         "uplink": "raise allocation.uplink_seconds or lower model.split_layer",
     }.get(resource, f"give it more {resource}")
     return ConfigError(
