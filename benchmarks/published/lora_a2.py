@@ -1,4 +1,4 @@
-"""HetLoRA against FlexLoRA where there are many classes and their shares are skewed, as LoRA-A2 measures it."""
+"""LoRA-A2: HetLoRA against FlexLoRA, where there are many classes and their shares are skewed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from published.claim import Claim, Figure, Paper
 from published.ranked import IT, difference
 
-PAPER = Paper("LoRA-A2", "table on HetLoRA and FlexLoRA")
+PAPER = Paper("LoRA-A2", "2025.acl-long.19", "https://aclanthology.org/2025.acl-long.19/")
 SKEW = {"scheme": "dirichlet-label", "alpha": 0.1, "local_test": 0}
 
 
