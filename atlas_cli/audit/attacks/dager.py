@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.audit.attacks._client_gradients import require_plain
 from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.audit.figures import Figure, Inapplicable, require_examples, share_interval
@@ -38,7 +39,8 @@ class Attack(BaseAttack):
         """|found and there| / |found or there| over the distinct tokens of each update (Jaccard index)."""
         if evidence.federation.config.mode != "split-federated":
             raise Inapplicable(UNSPLIT)
-        _require_plain(evidence)
+        sends_A = "A" in evidence.federation.aggregator.method.SENT
+        require_plain(evidence, {"a method to which clients send A": sends_A})
         steps = [step for step in evidence.steps if step.number == 0 and step.round > 1]
         if not steps:
             raise Inapplicable("no round after the first was recorded; in the first B is 0, and A does not move")
@@ -59,21 +61,6 @@ class Attack(BaseAttack):
         what = "distinct tokens of an update recovered, share (false ones count against)"
         chance = 1 / len(evidence.embedding)
         return self.figure(what, share_interval(hits, sizes), chance=chance, examples=len(steps))
-
-
-def _require_plain(evidence: Evidence) -> None:
-    config = evidence.federation.config
-    optimizer = config.training.client_optimizer
-    plain = {
-        "client_optimizer.name: sgd": optimizer.name == "sgd",
-        "no momentum": optimizer.momentum == 0,
-        "no weight decay": optimizer.weight_decay == 0,
-        "local_steps: 1": config.training.local_steps == 1,
-        "no LoRA dropout": config.lora.dropout == 0,
-        "a method to which clients send A": "A" in evidence.federation.aggregator.method.SENT,
-    }
-    if lacking := [name for name, holds in plain.items() if not holds]:
-        raise Inapplicable(f"an update is no plain gradient, for that it needs {', '.join(lacking)}")
 
 
 def _lowest(evidence: Evidence, client: str) -> str:

@@ -1,0 +1,100 @@
+"""Attacks that match gradients find the texts where an update is a gradient, and nothing where it is not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import pad
+
+from atlas_cli.audit.attacks import attack_of, tag
+from atlas_cli.audit.attacks._client_gradients import client_gradients
+from atlas_cli.audit.attacks._gradient_search import target_of, with_equal_adapters
+from atlas_cli.audit.evidence import Evidence
+from atlas_cli.audit.figures import Inapplicable
+
+SGD = {"name": "sgd", "lr": 30.0}
+PLAIN = {  # the run of the span check, made once for both
+    "training": {"rounds": 2, "local_steps": 1, "batch_size": 1, "client_optimizer": SGD},
+    "audit": {"record": {"rounds": [2]}},
+    "clients": {"a": {"task_group": "g", "rank": 16, "count": 20}, "b": {"count": 1}},
+}
+RECORDED = {"audit": {"record": {"rounds": [1]}}, "training": {"rounds": 1, "local_steps": 4}}
+
+
+@pytest.fixture(scope="module")
+def plain(trained):
+    return Evidence.of_run(trained(task="causal-lm", family="gpt2", **PLAIN))
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    monkeypatch.setattr(tag, "STEPS", 20)
+
+
+def distances(evidence, gradients):
+    """How far the gradients of the true texts are from those seen, by client."""
+    found = []
+    for together in with_equal_adapters(evidence, gradients):
+        target = target_of(evidence, together)
+        longest = target.steps.mask.shape[1]
+        ids = [each.step.batch.input_ids for each in together]
+        ids = torch.cat([pad(each, (0, longest - each.shape[1])) for each in ids])
+        found += tag.distance(target, target.steps.table[ids], target.at_cut).tolist()
+    return found
+
+
+def changed(monkeypatch, change):
+    """The attack gets gradients that were changed."""
+    monkeypatch.setattr(tag, "client_gradients", lambda *args: (change(each) for each in client_gradients(*args)))
+
+
+def test_the_true_texts_have_the_gradients_that_are_seen(plain):
+    found = distances(plain, list(client_gradients(plain, 32)))
+    assert len(found) == 21 and max(found) < 1e-3
+
+
+def test_texts_of_single_steps_are_recovered_and_fewer_under_noise(plain, monkeypatch, few_steps):
+    figure = attack_of("tag").attack(plain)
+    assert figure.low > 2 * figure.floor and "20 steps" in figure.note
+    assert (figure.channel, figure.best, figure.examples) == ("updates", 1.0, 21)
+    draw = torch.Generator().manual_seed(0)
+
+    def noised(each):
+        values = {n: v + 3 * v.std() * torch.randn(v.shape, generator=draw) for n, v in each.values.items()}
+        return replace(each, values=values, scaled=False, noisy=True)
+
+    changed(monkeypatch, noised)
+    under_noise = attack_of("tag").attack(plain)
+    assert under_noise.value < 0.6 * figure.value and "they have noise" in under_noise.note
+
+
+def test_random_gradients_stay_at_chance(plain, monkeypatch, few_steps):
+    draw = torch.Generator().manual_seed(0)
+    changed(
+        monkeypatch,
+        lambda each: replace(each, values={n: torch.randn(v.shape, generator=draw) for n, v in each.values.items()}),
+    )
+    figure = attack_of("tag").attack(plain)
+    assert figure.low <= max(figure.chance, figure.floor) + 0.02 and figure.value < 0.2
+
+
+def test_an_update_of_many_steps_is_not_taken_for_a_gradient(trained):
+    with pytest.raises(Inapplicable, match=r"no plain gradient, .* client_optimizer.name: sgd, local_steps: 1"):
+        attack_of("tag").attack(Evidence.of_run(trained(**RECORDED)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"privacy": {"activations": {"clip": 0.5, "noise_multiplier": 0.01}, "pad_lengths": 8}},
+        {"privacy": {"nopeek": {"weight": 0.5}}, "family": "bert", "task": "sequence-classification"},
+    ],
+)
+def test_control_variates_are_gradients_whatever_the_optimizer_and_the_defence(trained, changes):
+    training = {"rounds": 2, "local_steps": 2, "batch_size": 4, "drift": {"name": "scaffold"}}
+    run = {"task": "causal-lm", "family": "gpt2", "audit": {"record": {"rounds": [2]}}, "training": training, **changes}
+    evidence = Evidence.of_run(trained(**run))
+    gradients = list(client_gradients(evidence, 32))
+    assert len(gradients) == 3 and all(each.scaled and not each.noisy for each in gradients)
+    assert max(distances(evidence, gradients)) < 1e-3
