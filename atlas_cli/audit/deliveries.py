@@ -21,7 +21,7 @@ from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.merging.coded_rows import RowsCodec
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.wire.messages import Activations, BaseRows, BaseTotal, Delivery, Message
+from atlas_cli.wire.messages import Activations, BaseRows, BaseTotal, Delivery, HeadDelivery, Message
 from atlas_cli.wire.parameter_codec import COUNTS
 from atlas_cli.wire.recorded_messages import RecordedMessage
 
@@ -121,6 +121,17 @@ class Deliveries:
             if B.any():
                 changes.setdefault(path, []).append((A, -B))
         return held | release(drawn, {path: scales[path] for path in drawn}), changes
+
+    def head_at_round_start(self, client: str, number: int) -> dict[str, Tensor]:
+        """The head that a client trains, as last delivered before round ``number``.
+
+        Raises:
+            Inapplicable: a delivery that matters was not recorded.
+        """
+        held = dict(self.federation.aggregator.head_of(client))  # as it was at set-up
+        for message in self.to(client, number, (HeadDelivery,)):
+            held |= self.decoded(client, message.read(HeadDelivery).named, held)
+        return held
 
     def unknown(self) -> tuple[str, ...]:
         """The parts of adapters, "A" and "B", that clients train but never receive in a delivery."""

@@ -24,13 +24,14 @@ def privacy_problems(config: ExperimentConfig) -> Iterator[Problem]:
         _labels,
         _fingerprints,
         _at_the_cut,
+        _bottleneck,
         _budget,
     ):
         yield from check(config)
 
 
 def _through_the_split(config: ExperimentConfig) -> Iterator[Problem]:
-    for name in (*AT_THE_CUT, "nopeek", "mask_gradients", "pad_lengths", *config.privacy.added()):
+    for name in (*AT_THE_CUT, "nopeek", "mid", "mask_gradients", "pad_lengths", *config.privacy.added()):
         if getattr(config.privacy, name) not in (None, False) and config.mode != "split-federated":
             yield Problem(("privacy", name), f"acts on what crosses a split, and mode is {config.mode}; remove it")
 
@@ -130,6 +131,11 @@ def _examples(config: ExperimentConfig) -> Iterator[Problem]:
         yield Problem(
             ("privacy", "nopeek"), "couples the examples of a batch, and privacy.examples clips each; remove it"
         )
+    if config.privacy.mid is not None:
+        yield Problem(
+            ("privacy", "mid"),
+            "has parameters whose gradient by example is not computed, and privacy.examples clips each; remove it",
+        )
 
 
 def _data_dependent(config: ExperimentConfig) -> Iterator[Problem]:
@@ -151,7 +157,7 @@ def _probed_layers(config: ExperimentConfig) -> Iterator[Problem]:
     """Layers are probed on training examples through the split, before any mechanism is in place."""
     privacy = config.privacy
     what = "updates" if privacy.updates is not None or privacy.examples is not None else "activations"
-    if what == "activations" and privacy.activations is None:
+    if what == "activations" and privacy.activations is None and privacy.mid is None:
         return
     asks = any(spec.rank == "auto" for spec in config.client_kinds())
     if asks and config.allocation.importance == "gradient":
@@ -190,6 +196,22 @@ def _at_the_cut(config: ExperimentConfig) -> Iterator[Problem]:
                 f"privacy.{words} looks for near tokens in the whole table, and the client would hold rows of its "
                 "texts alone; remove it",
             )
+
+
+def _bottleneck(config: ExperimentConfig) -> Iterator[Problem]:
+    """A bottleneck is a part of the client's head, and is there for all that a client sends of its texts."""
+    if config.privacy.mid is None or config.mode != "split-federated":
+        return
+    if config.training.labels == "server":
+        yield Problem(
+            ("privacy", "mid"), "is a part of the client's head, and training.labels is server; set labels: client"
+        )
+    if config.clustering is not None and config.clustering.by == "fingerprints":
+        yield Problem(
+            ("privacy", "mid"),
+            "is not trained when fingerprints are taken, so that activations would be sent without it; use "
+            "clustering.by: oracle, or remove it",
+        )
 
 
 def _budget(config: ExperimentConfig) -> Iterator[Problem]:

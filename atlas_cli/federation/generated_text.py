@@ -74,7 +74,7 @@ class GeneratedText:
         from atlas_cli.federation.parties.generation import Generator
 
         halves = model.halves or evaluator.halves
-        cut = Cut((halves.lower.dtype, halves.upper.dtype), halves.upper.hidden_size, sent=evaluator.sent)
+        cut = Cut((halves.lower.dtype, halves.upper.dtype), halves.upper.hidden_size, sent=evaluator.sent_of(model))
         generator = Generator(model, halves, self.tokenizer, self.ends, evaluator.pad, cut, evaluator.device)
         batches = generator(self.prompts, self.decoding, evaluator.batch_size)
         texts = [text.text for batch in batches for text in batch.texts]

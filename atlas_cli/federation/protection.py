@@ -22,7 +22,7 @@ from atlas_cli.printable import on_one_line
 from atlas_cli.privacy.account.budget import budget_of
 from atlas_cli.privacy.account.epsilon_account import EpsilonAccount
 from atlas_cli.privacy.account.norms import Norms, mean_norms
-from atlas_cli.privacy.at_the_cut import acting_mechanisms, activation_noise, sent_to_predict
+from atlas_cli.privacy.at_the_cut import acting_mechanisms, activation_noise, bottleneck_noise, sent_to_predict
 from atlas_cli.privacy.client_side import ClientProtection
 from atlas_cli.privacy.mechanisms import active_mechanisms
 from atlas_cli.privacy.mechanisms._replacement import TokenReplacement
@@ -114,6 +114,7 @@ class Protection:
         client.privacy = ClientProtection(
             examples=noise,
             activations=self.activation_noise(name),
+            bottleneck=bottleneck_noise(config, seed, name),
             padding=PaddingCover(seed) if config.mask_gradients else None,
             mechanisms=acting_mechanisms(self.mechanisms.values(), seed, name),
         )

@@ -220,6 +220,8 @@ def client_memory(
     else:
         ranks, model = client.ranks, (plan.family, plan.hf_config, client.cut, client.ranks, plan.sizes)
         own_task = task if _has_head(plan, client) else None
+        mid = config.privacy.mid
+        step = replace(step, bottleneck=None if mid is None else mid.rank)
         predict = partial(predict_split_client, client.learns, *model, task=own_task)
     trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
     memory = max((predict(replace(step, trained=parts)) for parts in trained), key=lambda each: each.peak)

@@ -12,6 +12,7 @@ from torch import nn
 from atlas_cli.aggregation.contract import TURNS, Layer, Shapes
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.models.auxiliary_head import trained_tensors
+from atlas_cli.models.bottleneck import add_bottleneck
 from atlas_cli.planning.client_rows import KeptTexts, NewTexts
 from atlas_cli.planning.devices.step_bytes import StepBytes, frozen_step_bytes, step_bytes
 from atlas_cli.planning.method import method_of, shares_gradients
@@ -182,11 +183,16 @@ def head_sent(plan: Plan, client: ClientPlan, task: BaseTask) -> dict[str, torch
     """The trained parameters of the head that a client of a split has, as they are sent; none where it has none."""
     if client.learns == "auxiliary":
         return trained_tensors(plan.hf_config, plan.family, task)
-    return head_tensors(task, plan.hidden_size) if plan.config.training.labels == "client" else {}
+    if plan.config.training.labels == "server":
+        return {}
+    mid = plan.config.privacy.mid
+    return head_tensors(task, plan.hidden_size, None if mid is None else mid.rank)
 
 
-def head_tensors(task: BaseTask, hidden_size: int) -> dict[str, torch.Tensor]:
-    """The trained parameters of a head, as they are sent."""
+def head_tensors(task: BaseTask, hidden_size: int, bottleneck: int | None = None) -> dict[str, torch.Tensor]:
+    """The trained parameters of a head, as they are sent; with a bottleneck of that rank as a part of it."""
     with torch.device("meta"):
         head = task.build_head(hidden_size, nn.Identity())
+        if bottleneck is not None:
+            add_bottleneck(head, hidden_size, bottleneck)
     return {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}

@@ -14,6 +14,7 @@ from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.privacy.mechanisms.contract import BaseMechanism, penalty_of, sent_by
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
+from atlas_cli.privacy.mechanisms.mid import BottleneckNoise
 from atlas_cli.tasks.contract import BaseTask
 
 
@@ -23,11 +24,13 @@ class ClientProtection:
 
     Attributes:
         activations: computes what is sent instead of activations (B, T, D), from them, the round and the step.
+        bottleneck: the noise of the bottleneck in the client's head, before all others.
         mechanisms: those that act on activations before the noise of ``activations``, in their order.
     """
 
     examples: ExampleNoise | None = None
     activations: Callable[..., Tensor] | None = None
+    bottleneck: BottleneckNoise | None = None
     padding: PaddingCover | None = None
     mechanisms: tuple[BaseMechanism, ...] = ()
     _penalty: Tensor | None = field(default=None, repr=False)
@@ -41,15 +44,28 @@ class ClientProtection:
         """The context in which the forward runs, with adapters attached."""
         return nullcontext() if self.examples is None else self.examples.recording(base, adapters)
 
-    def sent(self, activations: Tensor, mask: Tensor, embedded: Callable[[], Tensor], number: int, step: int) -> Tensor:
+    def sent(
+        self,
+        activations: Tensor,
+        mask: Tensor,
+        embedded: Callable[[], Tensor],
+        head: nn.Module | None,
+        number: int,
+        step: int,
+    ) -> Tensor:
         """The differentiable tensor that is sent instead of ``activations``.
 
         Args:
             mask: (B, T).
             embedded: computes the embeddings of the tokens (B, T, D).
+            head: of the client, if it has one.
             number: of the round.
         """
         penalties = [penalty_of(m, embedded, activations, mask) for m in self.mechanisms]
+        if self.bottleneck is not None:
+            assert head is not None, "privacy.mid needs labels: client"
+            activations, divergence = self.bottleneck(head, activations, mask, number, step)
+            penalties.append(divergence)
         if given := [penalty for penalty in penalties if penalty is not None]:
             self._penalty = reduce(torch.add, given)
         for mechanism in self.mechanisms:

@@ -13,6 +13,7 @@ from atlas_cli.testing import mechanisms as conformance
     ("name", "options"),
     [
         ("nopeek", {"weight": 0.5}),
+        ("mid", {}),
         ("activations", {"clip": 1.0, "noise_multiplier": 1.0}),
         ("labels", {"epsilon": 1.0}),
     ],

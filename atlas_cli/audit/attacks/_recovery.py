@@ -97,7 +97,8 @@ def guessed(
 
 def training_texts(evidence: Evidence, client: str, draws: int = 1) -> list[Feature]:
     """The attacker's own texts against a client; where the defence draws noise, each ``draws`` times."""
-    times = draws if evidence.federation.config.privacy.activations is not None else 1
+    privacy = evidence.federation.config.privacy
+    times = draws if privacy.activations is not None or privacy.mid is not None else 1
     return [text for text in evidence.public_texts(client)[:PUBLIC_TEXTS] for _ in range(times)]
 
 

@@ -16,7 +16,8 @@ from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
 from atlas_cli.federation.batches import batch_of
-from atlas_cli.wire.messages import FeatureGradients, HeadDelivery
+from atlas_cli.models.bottleneck import SENT
+from atlas_cli.wire.messages import FeatureGradients
 
 
 class Attack(BaseAttack):
@@ -63,10 +64,8 @@ def _head(evidence: Evidence, step: Step) -> Tensor:
     if task.causal_only:
         assert federation.base.lm_head is not None
         return federation.base.lm_head.weight.detach().float()  # type: ignore[operator]
-    state = dict(federation.aggregator.head_of(step.client))  # as it was at set-up
-    for message in evidence.deliveries.to(step.client, step.round, (HeadDelivery,)):
-        state |= evidence.deliveries.decoded(step.client, message.read(HeadDelivery).named, state)
-    matrices = [value for value in state.values() if value.dim() == 2]
+    state = evidence.deliveries.head_at_round_start(step.client, step.round)
+    matrices = [value for name, value in state.items() if value.dim() == 2 and not name.startswith(SENT)]
     by_token = step.batch.labels.shape == step.batch.input_ids.shape
     if len(matrices) != 1 or not (step.batch.labels.dim() == 1 or by_token):
         raise Inapplicable("only for a class a text or a token, and a linear head")

@@ -129,6 +129,21 @@ class NoPeekConfig(Section):
     )
 
 
+class MidConfig(Section):
+    """A trained bottleneck at the cut: of each activation a draw is sent, which is held near a standard normal."""
+
+    weight: float = Field(
+        0.01,
+        ge=0,
+        le=1e6,
+        description="How much the divergence of a token's draw from N(0, I), in nats, counts beside the task's loss. 0 "
+        "leaves a bottleneck, with noise.",
+    )
+    rank: int = Field(
+        8, ge=1, le=1024, description="Rank of the linear map from an activation to the deviations of its noise."
+    )
+
+
 class SanTextConfig(Section):
     """Tokens are replaced by others, the likelier the nearer, before the client half; both shares make it SanText+."""
 
@@ -208,6 +223,11 @@ class _PrivacyFields(Section):
     nopeek: NoPeekConfig | None = Field(
         None, description="Activations are made to depend less on tokens; this bounds no epsilon."
     )
+    mid: MidConfig | None = Field(
+        None,
+        description="Activations pass a trained bottleneck with noise, a part of the client's head; this bounds no "
+        "epsilon.",
+    )
     mask_gradients: bool = Field(
         False,
         description="Gradients that are returned for padding look like others to who reads the server's messages.",
@@ -273,7 +293,7 @@ class _PrivacyFields(Section):
 
     def in_a_step(self) -> str | None:
         """The first mechanism that acts inside a client's local step and is on."""
-        names = ("examples", "activations", "nopeek", "mask_gradients")
+        names = ("examples", "activations", "nopeek", "mid", "mask_gradients")
         on = [name for name in names if getattr(self, name) not in (None, False)]
         return next(iter([*on, *self.added()]), None)
 

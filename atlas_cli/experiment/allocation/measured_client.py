@@ -38,6 +38,7 @@ from atlas_cli.planning.memory.saved_trace import LiveBytes
 from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.planning.round_bytes import Shape
+from atlas_cli.privacy.at_the_cut import bottleneck_noise
 from atlas_cli.runs.parts import peak_resident_bytes
 from atlas_cli.wire.messages import Features
 
@@ -119,6 +120,7 @@ def take_steps(
     for path, rank in plan.beside(client).items():
         d_in, d_out = plan.sizes[path]
         party.adapters.frozen[path] = [(torch.zeros(rank, d_in), torch.zeros(d_out, rank))]
+    party.privacy.bottleneck = bottleneck_noise(plan.config.privacy, plan.config.seed, name)
     usage = party.measure(tokens)
     weights = [*held[0].parameters(), *held[0].buffers(), *party.trained(), *party.output_embedding()]
     weights += party.adapters.held_frozen()

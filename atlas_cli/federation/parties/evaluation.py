@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,8 @@ class Evaluator:
         self.batch_size, self.pad, self.device = batch_size, pad, device
         self.max_tokens = CPU_TOKENS if device.type == "cpu" else None
         self.halves = Halves(base, base, cut)
-        self.sent: Callable[[Tensor, Tensor, int], Tensor] | None = None  # what crosses the cut, by batch
+        # what crosses the cut, by batch and head
+        self.sent: Callable[[Tensor, Tensor, int, nn.Module], Tensor] | None = None
 
     def __call__(self, task: BaseTask, features: Sequence[Feature], model: TrainedModel) -> dict[str, float]:
         """The task's metrics over ``features``."""
@@ -54,6 +56,10 @@ class Evaluator:
                 metric.update(logits, batch.labels.to(self.device), batch.features)
         return metric
 
+    def sent_of(self, model: TrainedModel) -> Callable[[Tensor, Tensor, int], Tensor] | None:
+        """What crosses the cut of a model, of activations, mask and number of the batch; None: these activations."""
+        return None if self.sent is None else partial(self.sent, head=model.head)
+
     def batches(self, features: Sequence[Feature], model: TrainedModel) -> Iterator[list[int]]:
         """The numbers of the features of each pass."""
         # a text's figures are those of the text, whichever others it is evaluated with
@@ -69,7 +75,7 @@ class Evaluator:
             inputs, mask = as_inputs(batch.inputs(), self.device)
             activations = run_half(lower_half, mask, **inputs)
             if self.sent is not None:
-                activations = self.sent(activations, mask, number)
+                activations = self.sent(activations, mask, number, model.head)
             activations = activations.to(halves.upper.dtype)
             hidden = run_half(upper_half, mask, inputs_embeds=activations)
             logits = model.head(hidden, mask)

@@ -174,10 +174,11 @@ class SplitClient(Party):
     def _run(self, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:
         if "inputs_embeds" in inputs:
             inputs = {**inputs, "inputs_embeds": inputs["inputs_embeds"].to(self.base.dtype)}
-        weights = [*self.half.parameters(), *self.adapters.parameters()]
+        head = self.head.parameters() if self.head is not None else ()  # a bottleneck is a part of it
+        weights = [*self.half.parameters(), *self.adapters.parameters(), *head]
         with self.forward_pass(*self.now, weights) as saved:
             activations = self._below_cut(inputs, mask)
-            activations = self.privacy.sent(activations, mask, lambda: self._embedded(inputs), *self.now)
+            activations = self.privacy.sent(activations, mask, lambda: self._embedded(inputs), self.head, *self.now)
         self._activations, self._mask, self._step_bytes = activations, mask, (0, 0)
         self._measured(saved.total, activations)
         return activations.detach()

@@ -13,7 +13,7 @@ from typing import Any
 import transformers
 from safetensors.torch import save_file
 
-from atlas_cli.errors import AtlasError, OutputError
+from atlas_cli.errors import AtlasError, ConfigError, OutputError
 from atlas_cli.inference.export.base_of_adapter import BaseOfAdapter, base_of
 from atlas_cli.inference.export.exported import Exported, Form
 from atlas_cli.inference.export.how_to_load import Loading
@@ -63,8 +63,15 @@ def export(loaded: LoadedModel, to: str | Path, form: Form = "merged") -> Export
 
     Raises:
         OutputError: there is something in the folder, or it cannot be written.
+        ConfigError: the model has a bottleneck at the cut.
         AtlasError: stock tools do not give the run's logits.
     """
+    if loaded.config.privacy.mid is not None:
+        raise ConfigError(
+            f"{loaded.run.path}: the model has a trained bottleneck at its cut, which stock tools have no place for; "
+            "use atlas predict and atlas evaluate, or train without privacy.mid",
+            key="privacy.mid",
+        )
     folder = new_folder(to)
     with folder_aside(folder) as aside:
         try:

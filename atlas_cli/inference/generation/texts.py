@@ -49,7 +49,7 @@ class TextGeneration:
             head_at_client=self.samples_at_client,
             beams=decoding.beams,
             ledger=self.ledger if self.split else None,
-            sent=loaded.evaluator().sent if self.split else None,
+            sent=loaded.evaluator().sent_of(loaded.model) if self.split else None,
         )
         self._generator = Generator(loaded.model, halves, loaded.tokenizer, tokens, loaded.pad, cut, loaded.device)
 
@@ -96,7 +96,7 @@ class TextGeneration:
         changing = [
             name
             for name, (mechanism, _) in active_mechanisms(privacy).items()
-            if name == "activations" or mechanism.sent is not BaseMechanism.sent
+            if name in ("activations", "mid") or mechanism.sent is not BaseMechanism.sent
         ]
         return [
             where,

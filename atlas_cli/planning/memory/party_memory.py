@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from atlas_cli.models.bottleneck import add_bottleneck
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.frozen.weight_format import WeightFormat
@@ -103,7 +104,7 @@ def static_memory(
     step: Step,
 ) -> StaticMemory:
     """The static memory of a party with ``half`` and the head of ``task``, if any."""
-    head = head_of(task, hidden_size, lm_head) if task is not None else []
+    head = head_of(task, hidden_size, lm_head, step.bottleneck) if task is not None else []
     output = output_bytes(half, lm_head) if task is not None and task.causal_only else 0
     return StaticMemory(
         bytes_of([*half.parameters(), *half.buffers()]) - _left_on_disk(half, step),
@@ -129,10 +130,13 @@ def _left_on_disk(half: nn.Module, step: Step) -> int:
     return table.nbytes - row_embedding_bytes(rows, table.shape[1], step.dtype)
 
 
-def head_of(task: BaseTask, hidden_size: int, lm_head: nn.Module | None) -> list[Tensor]:
-    """The trained parameters of a task's head, without storage."""
+def head_of(task: BaseTask, hidden_size: int, lm_head: nn.Module | None, bottleneck: int | None = None) -> list[Tensor]:
+    """The trained parameters of a task's head, without storage; with a bottleneck of that rank as a part of it."""
     with torch.device("meta"):
-        return [p for p in task.build_head(hidden_size, lm_head).parameters() if p.requires_grad]
+        head = task.build_head(hidden_size, lm_head)
+        if bottleneck is not None:
+            add_bottleneck(head, hidden_size, bottleneck)
+        return [p for p in head.parameters() if p.requires_grad]
 
 
 def adapter_bytes(ranks: Mapping[str, int], features: Mapping[str, tuple[int, int]]) -> int:

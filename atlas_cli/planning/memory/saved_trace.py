@@ -23,6 +23,7 @@ from transformers import PreTrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from atlas_cli.models.adapters.lora import AdapterSet, features_of
+from atlas_cli.models.bottleneck import add_bottleneck, bottleneck_of, mean_divergence
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.meta_model import meta_model
@@ -128,6 +129,8 @@ def trace(
         upper = layers.start > 0
         half = base if whole else (server_half if upper else client_half)(base, family, _cut(layers))
         head = task.build_head(int(hf_config.hidden_size), lm_head) if task is not None else None
+        if head is not None and step.bottleneck is not None:
+            add_bottleneck(head, int(hf_config.hidden_size), step.bottleneck)
         held = [base, *([head] if head is not None else []), *([lm_head] if lm_head is not None else [])]
         weights = [t for module in held for t in (*module.parameters(), *module.buffers())]
         weights += [*adapters.parameters(), *adapters.held_frozen()]
@@ -143,15 +146,22 @@ def trace(
         besides = [mask.bool(), mask.clone()]
         inputs = _inputs(hf_config, step, upper)
         loss: Tensor | None = None
+        term: Tensor | None = None
         received: Tensor | None = None
         hidden: Tensor | None
         with saved.counting(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=step.autocast):
             with checkpointed(half, family, ranks) if step.checkpointing else nullcontext():
                 hidden = run_half(half, mask, **inputs)
+            if head is not None and step.bottleneck is not None:
+                hidden, divergence = bottleneck_of(head)(hidden, torch.randn(hidden.shape))
+                term = mean_divergence(divergence, mask)
+                del divergence
             forward = live.peak
             if task is not None and head is not None:
                 returned = getattr(torch, step.received)
-                received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
+                received = (
+                    hidden if upper or whole else hidden.detach().to(returned, copy=term is not None).requires_grad_()
+                )
                 loss = traced_loss(task, head(received, mask), step.batch, step.tokens)
         if not backward:
             return StepTrace(saved.total, live.peak, forward=forward)
@@ -163,7 +173,10 @@ def trace(
             del received
             gradient = torch.empty_like(hidden)
             torch.isfinite(gradient).all()  # as ``federation.parties.numerics`` looks at what is sent
-            hidden.backward(gradient)
+            if term is None:
+                hidden.backward(gradient)
+            else:
+                torch.autograd.backward([hidden, term], [gradient, None])
         del besides, inputs
         return StepTrace(saved.total, live.peak, sum(p.nbytes for p in trained), forward)
 

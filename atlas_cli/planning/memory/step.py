@@ -38,6 +38,7 @@ class Step:
         quantization: How it holds the linear layers of its blocks.
         answered: Whether a server computes a gradient at the cut, for a client that gets it.
         form: What the components of the adapters are.
+        bottleneck: The rank of the bottleneck at the cut of a client with a head; None: it has none.
     """
 
     batch: int
@@ -55,6 +56,7 @@ class Step:
     quantization: Quantization = "none"
     answered: bool = True
     form: AdapterForm = LORA
+    bottleneck: int | None = None
 
     @property
     def weights(self) -> WeightFormat:

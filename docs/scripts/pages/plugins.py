@@ -154,6 +154,7 @@ _MECHANISMS = {
     "mask-gradients": "privacy: {mask_gradients: true}",
     "santext": "privacy: {santext: {epsilon: 15}}",
     "custext": "privacy: {custext: {epsilon: 1, tokens: 20}}",
+    "mid": "privacy: {mid: {weight: 0.01}}\ntraining: {labels: client}",
     "nopeek": "privacy: {nopeek: {weight: 1.0}}",
     "pad-lengths": "privacy: {pad_lengths: 16}",
     "updates": "privacy: {updates: {clip: 0.5, epsilon: 8, where: client}}\n"
