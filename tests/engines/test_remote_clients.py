@@ -88,7 +88,11 @@ CASES = {
     "DP-SGD": {"privacy": {"examples": {"clip": 1.0, "noise_multiplier": 0.5}}},
     "noisy activations": {"privacy": {"activations": {"clip": 1.0, "noise_multiplier": 0.1}}},
     "noisy updates": {"privacy": {"updates": {"clip": 1.0, "noise_multiplier": 0.5}}},
-    "bottleneck": {"privacy": {"mid": {}}, "training": {"labels": "client"}},
+    "bottleneck, who comes first": {
+        **UNEQUAL,
+        "privacy": {"mid": {}},
+        "training": {"server_update": "sequential", "labels": "client", "asynchrony": {"buffer": 1}, "rounds": 3},
+    },
     "NoPeek": {"privacy": {"nopeek": {"weight": 0.1}}},
     "crash": {"faults": {"crash_at": {"b": {"round": 1, "step": 1}}}},
     "who comes first": {
