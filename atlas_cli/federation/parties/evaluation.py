@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +57,9 @@ class Evaluator:
 
     def sent_of(self, model: TrainedModel) -> Callable[[Tensor, Tensor, int], Tensor] | None:
         """What crosses the cut of a model, of activations, mask and number of the batch; None: these activations."""
-        return None if self.sent is None else partial(self.sent, head=model.head)
+        if (sent := self.sent) is None:
+            return None
+        return lambda activations, mask, number: sent(activations, mask, number, model.head)
 
     def batches(self, features: Sequence[Feature], model: TrainedModel) -> Iterator[list[int]]:
         """The numbers of the features of each pass."""
