@@ -213,6 +213,7 @@ def client_memory(
         received_dtype=config.model.dtype,
         optimizer=_optimizer(config.training.client_optimizer),
         embedding_rows=_rows(plan, client, rows),
+        bottleneck=None if config.privacy.mid is None else config.privacy.mid.rank,
     )
     if config.mode != "split-federated":
         ranks: Mapping[str, int] = {**client.ranks, **plan.above(client.cut)}
@@ -220,8 +221,6 @@ def client_memory(
     else:
         ranks, model = client.ranks, (plan.family, plan.hf_config, client.cut, client.ranks, plan.sizes)
         own_task = task if _has_head(plan, client) else None
-        mid = config.privacy.mid
-        step = replace(step, bottleneck=None if mid is None else mid.rank)
         predict = partial(predict_split_client, client.learns, *model, task=own_task)
     trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
     memory = max((predict(replace(step, trained=parts)) for parts in trained), key=lambda each: each.peak)
