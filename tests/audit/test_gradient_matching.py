@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from atlas_cli.audit.attacks import attack_of, tag
+from atlas_cli.audit.attacks import attack_of, lamp, tag
 from atlas_cli.audit.attacks._client_gradients import client_gradients
 from atlas_cli.audit.attacks._gradient_search import target_of, with_equal_adapters
+from atlas_cli.audit.attacks._prior import Bigrams, language_model
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
 
@@ -29,6 +30,9 @@ def plain(trained):
 @pytest.fixture
 def few_steps(monkeypatch):
     monkeypatch.setattr(tag, "STEPS", 20)
+    monkeypatch.setattr(lamp, "STEPS", 20)
+    monkeypatch.setattr(lamp, "STRETCHES", 2)
+    monkeypatch.setattr(lamp, "TRIES", 4)
 
 
 def distances(evidence, gradients):
@@ -45,7 +49,8 @@ def distances(evidence, gradients):
 
 def changed(monkeypatch, change):
     """The attack gets gradients that were changed."""
-    monkeypatch.setattr(tag, "client_gradients", lambda *args: (change(each) for each in client_gradients(*args)))
+    for module in (tag, lamp):
+        monkeypatch.setattr(module, "client_gradients", lambda *args: (change(g) for g in client_gradients(*args)))
 
 
 def test_the_true_texts_have_the_gradients_that_are_seen(plain):
@@ -53,8 +58,9 @@ def test_the_true_texts_have_the_gradients_that_are_seen(plain):
     assert len(found) == 21 and max(found) < 1e-3
 
 
-def test_texts_of_single_steps_are_recovered_and_fewer_under_noise(plain, monkeypatch, few_steps):
-    figure = attack_of("tag").attack(plain)
+@pytest.mark.parametrize("name", ["tag", "lamp"])
+def test_texts_of_single_steps_are_recovered_and_fewer_under_noise(plain, monkeypatch, few_steps, name):
+    figure = attack_of(name).attack(plain)
     assert figure.low > 2 * figure.floor and "20 steps" in figure.note
     assert (figure.channel, figure.best, figure.examples) == ("updates", 1.0, 21)
     draw = torch.Generator().manual_seed(0)
@@ -64,18 +70,52 @@ def test_texts_of_single_steps_are_recovered_and_fewer_under_noise(plain, monkey
         return replace(each, values=values, scaled=False, noisy=True)
 
     changed(monkeypatch, noised)
-    under_noise = attack_of("tag").attack(plain)
+    under_noise = attack_of(name).attack(plain)
     assert under_noise.value < 0.6 * figure.value and "they have noise" in under_noise.note
 
 
-def test_random_gradients_stay_at_chance(plain, monkeypatch, few_steps):
+@pytest.mark.parametrize("name", ["tag", pytest.param("lamp", marks=pytest.mark.slow)])
+def test_random_gradients_stay_at_chance(plain, monkeypatch, few_steps, name):
     draw = torch.Generator().manual_seed(0)
     changed(
         monkeypatch,
         lambda each: replace(each, values={n: torch.randn(v.shape, generator=draw) for n, v in each.values.items()}),
     )
-    figure = attack_of("tag").attack(plain)
+    figure = attack_of(name).attack(plain)
     assert figure.low <= max(figure.chance, figure.floor) + 0.02 and figure.value < 0.2
+
+
+def test_reordering_comes_nearer_to_the_order_that_has_the_gradient(plain, monkeypatch):
+    """Two tokens of each text were swapped; where the prior says nothing, the gradient alone tells."""
+    monkeypatch.setattr(lamp, "TRIES", 40)
+    (together, *_) = with_equal_adapters(plain, list(client_gradients(plain, 32)))
+    target = target_of(plain, together)
+    longest, real = target.steps.mask.shape[1], target.steps.mask.bool()
+    ids = torch.cat([pad(e.step.batch.input_ids, (0, longest - e.step.batch.input_ids.shape[1])) for e in together])
+    swapped = ids.clone()
+    swapped[:, [0, 2]] = ids[:, [2, 0]]
+    found = lamp.reordered(target, swapped, lambda ids, mask: torch.zeros(len(ids)), torch.Generator().manual_seed(0))
+    assert torch.equal(found.sort(1).values, ids.sort(1).values)
+    before, after = (float((each == ids)[real].double().mean()) for each in (swapped, found))
+    assert after > before + 0.03
+
+
+def test_the_language_model_gives_the_mean_loss_of_real_tokens(plain):
+    base = plain.federation.base
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    long, short = language_model(base)(ids, mask).tolist()
+    assert short == pytest.approx(float(language_model(base)(ids[1:, :3], mask[1:, :3])), rel=1e-5)
+    assert long != pytest.approx(short) and 0 < short < 20
+
+
+def test_bigrams_are_a_distribution_and_prefer_what_was_seen():
+    model = Bigrams([{"input_ids": [1, 2, 1, 2, 3]}], 5)
+    for after in (None, *range(5)):
+        assert sum(model.probability(token, after) for token in range(5)) == pytest.approx(1)
+    ids, mask = torch.tensor([[1, 2, 3, 0], [3, 2, 1, 0]]), torch.tensor([[1, 1, 1, 0]] * 2)
+    seen, unseen = model(ids, mask).tolist()
+    assert seen < unseen
 
 
 def test_an_update_of_many_steps_is_not_taken_for_a_gradient(trained):

@@ -37,6 +37,10 @@ class ClientSteps:
         counts: the number of texts of each of the K clients.
         when: the round.
 
+    Attributes:
+        table: the embedding (V, D) of every token.
+        owners: the client of each text, (B,).
+
     Raises:
         Inapplicable: adapters of another form than LoRA's.
     """
@@ -44,12 +48,13 @@ class ClientSteps:
     def __init__(self, party: SplitClient, mask: Tensor, counts: list[int], when: int) -> None:
         model: Any = party.base.model
         embedding = model.get_input_embeddings()
-        self._party, self.mask, self._counts, self._when = party, mask, counts, when
-        self._owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        self._party, self._counts, self._when = party, counts, when
+        self.mask, self._mask = mask, mask.to(party.device)
+        self.owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         self._dtype = embedding.weight.dtype
         with torch.no_grad():
             ids = torch.arange(embedding.num_embeddings, device=embedding.weight.device)
-            self.table = embedding(ids).float()  # as the blocks get them, of models that scale their embeddings
+            self.table = embedding(ids).float().cpu()  # as the blocks get them, of models that scale their embeddings
         if any(type(adapter) is not LoRAAdapter for adapter in party.adapters.adapters.values()):
             raise Inapplicable("adapters have another form than LoRA's")
         party.adapters.train(False)
@@ -62,11 +67,10 @@ class ClientSteps:
         """
         inputs: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
-        embedded = (
-            embedded if embedded.requires_grad else embedded.detach().requires_grad_()
-        )  # frozen weights need none
+        if not embedded.requires_grad:  # then nothing would: weights are frozen
+            embedded = embedded.detach().requires_grad_()
         with self._attached(inputs, outputs), sdpa_kernel(SDPBackend.MATH):  # others have no second derivatives
-            loss = self._loss(embedded, at_cut * self.mask[:, :, None])
+            loss = self._loss(embedded.to(self._mask.device), at_cut.to(self._mask.device) * self._mask[:, :, None])
             given = torch.autograd.grad(loss, list(outputs.values()), create_graph=True)
         found = {}
         for path, G in zip(outputs, given, strict=True):
@@ -74,30 +78,31 @@ class ClientSteps:
             A, B = (factor.detach() for factor in adapter.factors())
             x, G = inputs[path].to(A.dtype), G.to(A.dtype)
             s = adapter.scaling
-            found[f"{path}.lora_A"] = self._by_client(s * torch.einsum("btr,bti->bri", G @ B, x))
-            found[f"{path}.lora_B"] = self._by_client(s * torch.einsum("bto,btr->bor", G, x @ A.T))
-        return found
+            found[f"{path}.lora_A"] = self.by_client(s * torch.einsum("btr,bti->bri", G @ B, x))
+            found[f"{path}.lora_B"] = self.by_client(s * torch.einsum("bto,btr->bor", G, x @ A.T))
+        return {name: gradient.cpu() for name, gradient in found.items()}
 
     def _loss(self, embedded: Tensor, at_cut: Tensor) -> Tensor:
         """What the clients back-propagate: activations as sent times what came back, and penalties of mechanisms."""
         party, now, privacy = self._party, (self._when, OWN_STEP), self._party.privacy
-        hidden = run_half(party.half, self.mask.long(), inputs_embeds=embedded.to(self._dtype))
+        hidden = run_half(party.half, self._mask.long(), inputs_embeds=embedded.to(self._dtype))
         penalties = hidden.new_zeros(())
         for mechanism in privacy.mechanisms:
-            parts = (each.split(self._counts) for each in (embedded, hidden, self.mask))
+            parts = (each.split(self._counts) for each in (embedded, hidden, self._mask))
             for e, h, mask in zip(*parts, strict=True):
                 if (penalty := penalty_of(mechanism, partial(_itself, e), h, mask)) is not None:
                     penalties = penalties + penalty
         for mechanism in privacy.mechanisms:
-            hidden = sent_by(mechanism, hidden, self.mask, now)
+            hidden = sent_by(mechanism, hidden, self._mask, now)
         if privacy.activations is not None:
-            hidden = privacy.activations(hidden * self.mask[:, :, None].to(hidden.dtype), *now)
+            hidden = privacy.activations(hidden * self._mask[:, :, None].to(hidden.dtype), *now)
         return (hidden.float() * at_cut).sum() + penalties
 
-    def _by_client(self, each: Tensor) -> Tensor:
+    def by_client(self, each: Tensor) -> Tensor:
+        """The sum (K, ...) over the texts of each client, of (B, ...)."""
         if len(self._counts) == len(each):
             return each
-        return each.new_zeros(len(self._counts), *each.shape[1:]).index_add(0, self._owners, each)
+        return each.new_zeros(len(self._counts), *each.shape[1:]).index_add(0, self.owners.to(each.device), each)
 
     @contextmanager
     def _attached(self, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> Iterator[None]:

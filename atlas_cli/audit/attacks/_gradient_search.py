@@ -27,12 +27,14 @@ class Target:
     """The gradients that K clients with equal adapters show, and their steps as a function of texts.
 
     Attributes:
+        client: the first of them.
         steps: their local steps; names: of the parameters whose gradients are seen.
         seen: the gradients (K, n), of norm 1; norms: theirs before, (K,).
         scaled: (K,) bool, whether the norm is that of the gradient; noisy: whether any has noise.
         at_cut: the gradients that came back to the clients, (B, T, D).
     """
 
+    client: str
     steps: ClientSteps
     names: list[str]
     seen: Tensor
@@ -40,6 +42,11 @@ class Target:
     scaled: Tensor
     noisy: bool
     at_cut: Tensor
+
+    @property
+    def table(self) -> Tensor:
+        """The embedding (V, D) of every token."""
+        return self.steps.table
 
     def parts(self, embedded: Tensor, at_cut: Tensor) -> list[Tensor]:
         """The gradients by parameter, (K, elements) each, in units of those that are seen, for embeddings (B, T, D)."""
@@ -126,12 +133,12 @@ def target_of(evidence: Evidence, together: Sequence[ClientGradient]) -> Target:
     scaled = torch.tensor([each.scaled for each in together])
     noisy = any(each.noisy for each in together)
     made = ClientSteps(party, torch.cat(masks), counts, steps[0].round)
-    return Target(made, names, seen / norms[:, None], norms, scaled, noisy, torch.cat(at_cut))
+    return Target(steps[0].client, made, names, seen / norms[:, None], norms, scaled, noisy, torch.cat(at_cut))
 
 
 def descend(target: Target, objective: Objective, start: Tensor, steps: int) -> Tensor:
     """Embeddings (B, T, D) after so many steps of Adam on the objective's sum, from ``start`` on."""
-    rate = RATE * float(target.steps.table.square().mean().sqrt())
+    rate = RATE * float(target.table.square().mean().sqrt())
     embedded = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([embedded], rate)
     for i in range(steps):
@@ -143,9 +150,9 @@ def descend(target: Target, objective: Objective, start: Tensor, steps: int) -> 
 
 def mean_embedding(target: Target) -> Tensor:
     """The mean of all embeddings at every position, (B, T, D): a start that prefers no token."""
-    return target.steps.table.mean(0).expand(*target.steps.mask.shape, -1)
+    return target.table.mean(0).expand(*target.steps.mask.shape, -1)
 
 
 def nearest_tokens(target: Target, embedded: Tensor) -> Tensor:
     """The token ids (B, T) nearest to embeddings (B, T, D)."""
-    return nearest(embedded.flatten(0, 1), target.steps.table).view(target.steps.mask.shape)
+    return nearest(embedded.flatten(0, 1), target.table).view(target.steps.mask.shape)
