@@ -55,6 +55,7 @@ class Figure:
         note: whatever else a reader must know.
         low_rates: the true positive rates at low false positive rates, of an attack that tells two kinds apart.
         gap: the lower bound on epsilon that the attack shows, beside the upper one.
+        rouge_l: the mean ROUGE-L of texts and its 95 % interval, of an attack that recovers tokens by position.
     """
 
     attack: str
@@ -71,6 +72,7 @@ class Figure:
     note: str = ""
     low_rates: tuple[LowRate, ...] = ()
     gap: EpsilonGap | None = None
+    rouge_l: tuple[float, float, float] | None = None
 
     def record(self) -> dict[str, Any]:
         """The figure as JSON, with its deduction from the privacy score."""

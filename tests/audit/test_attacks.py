@@ -83,6 +83,10 @@ def test_tokens_of_an_undefended_tiny_model_are_recovered(evidence, name, monkey
     figure = attack_of(name).attack(evidence)
     assert figure.low > figure.floor
     assert figure.low <= figure.value <= figure.high
+    low, high = figure.rouge_l[1:]
+    assert (
+        figure.value - 0.05 < figure.rouge_l[0] <= 1 and low <= figure.rouge_l[0] <= high and "ROUGE-L" in figure.note
+    )
     texts = 20 if name == "bisr" else sum(step.batch.n_examples for step in evidence.steps)
     assert (figure.best, figure.examples, figure.channel) == (1.0, texts, "activations")
 

@@ -13,6 +13,7 @@ from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.deliveries import UnknownChange
 from atlas_cli.audit.evidence import Evidence, Step, Tokens
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
+from atlas_cli.audit.rouge import rouge_l
 from atlas_cli.tasks.contract import Feature, original_ids
 
 CHUNK = 1024  # activations compared with the whole vocabulary at once
@@ -111,7 +112,7 @@ def _missing_parts(evidence: Evidence) -> str:
 
 
 def recovery(attack: BaseAttack, evidence: Evidence, seen: Tokens, guesses: Tensor, note: str = "") -> Figure:
-    """The share of tokens recovered, with its interval over texts."""
+    """The share of tokens recovered at their positions, and ROUGE-L, each with its interval over texts."""
     right = (guesses.cpu() == seen.ids).double()
     count = int(seen.texts.max()) + 1
     hits = torch.zeros(count, dtype=torch.float64).index_add_(0, seen.texts, right)
@@ -119,9 +120,12 @@ def recovery(attack: BaseAttack, evidence: Evidence, seen: Tokens, guesses: Tens
     interval = share_interval(hits.tolist(), sizes.tolist())
     common = most_common_token([f for step in evidence.chosen_steps() for f in evidence.public_texts(step.client)])
     floor = float((seen.ids == common).double().mean())
+    pairs = zip(guesses.cpu().split(sizes.tolist()), seen.ids.split(sizes.tolist()), strict=True)
+    in_order = [rouge_l(found.tolist(), truth.tolist()) for found, truth in pairs]
+    rouge = share_interval(in_order, [1.0] * count)
     notes = "; ".join(filter(None, (note, evidence.windows_note)))
     what, chance = "tokens recovered, share", 1 / len(evidence.embedding)
-    return attack.figure(what, interval, chance=chance, examples=count, floor=floor, note=notes)
+    return attack.figure(what, interval, chance=chance, examples=count, floor=floor, note=notes, rouge_l=rouge)
 
 
 def most_common_token(features: Sequence[Feature]) -> int:

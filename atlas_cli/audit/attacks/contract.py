@@ -55,6 +55,7 @@ class BaseAttack(ABC):
         note: str = "",
         low_rates: tuple[LowRate, ...] = (),
         gap: EpsilonGap | None = None,
+        rouge_l: tuple[float, float, float] | None = None,
     ) -> Figure:
         """The result of the attack, with the values to compare it with.
 
@@ -69,7 +70,11 @@ class BaseAttack(ABC):
             low_rates: by ``audit.figures.at_few_false_alarms``, of an attack that tells two kinds apart; they go into
                 the note, too.
             gap: a lower bound on epsilon that was found; the command fails where it is above the upper one.
+            rouge_l: the mean ROUGE-L of recovered texts and its interval (``audit.rouge``); it goes into the note, too.
         """
-        note = "; ".join(filter(None, (low_rates_in_words(low_rates), note)))
+        in_order = "" if rouge_l is None else "ROUGE-L {:.3f} ({:.3f} to {:.3f})".format(*rouge_l)
+        note = "; ".join(filter(None, (low_rates_in_words(low_rates), in_order, note)))
         what, channel, knows, note = map(on_one_line, (what, self.channel, self.knows, note))
-        return Figure(self._name, what, channel, knows, *interval, chance, best, examples, floor, note, low_rates, gap)
+        return Figure(
+            self._name, what, channel, knows, *interval, chance, best, examples, floor, note, low_rates, gap, rouge_l
+        )
