@@ -30,6 +30,10 @@ class MeasuredRound:
         self._usages: dict[str, Usage] = {
             name: federation.clients[name].measure(federation.tokens_of(name)) for name in present
         }
+        # what each was delivered, which it keeps until the next delivery
+        members = federation.aggregator.members
+        self._codings = {name: coding for name in present if (coding := members[name].coding) is not None}
+        self._began = {name: coding.began_bytes for name, coding in self._codings.items()}
         if federation.split:
             federation.server.measure()
 
@@ -46,6 +50,8 @@ class MeasuredRound:
         """The content of memory.json."""
         of_server = self.federation.server.usage
         self._measure_kept_texts()
+        for name, coding in self._codings.items():
+            self._usages[name].kept_adapters = self._began[name] + coding.lost_bytes
         clients = {name: usage for name, usage in self._usages.items() if usage.batch_size}
         idle = [name for name in self._usages if name not in clients]
         if of_server is not None and not of_server.batch_size:

@@ -100,8 +100,6 @@ def unpredicted(config: ExperimentConfig) -> list[str]:
         "mask_gradients": "a noisy copy of the gradients",
     }
     found = [f"privacy.{name} ({what})" for name, what in left_out.items() if getattr(privacy, name)]
-    if any(spec.wire.asked() for spec in config.client_kinds()):
-        found.append("wire (copies of what is sent)")
     return [f"not in the predicted peak of a client: {each}" for each in found]
 
 

@@ -21,6 +21,7 @@ from atlas_cli.planning.memory.predict import (
     predict_whole,
 )
 from atlas_cli.planning.memory.step import ELEMENT, Step
+from atlas_cli.planning.memory_of_codecs import with_codecs_of_adapters, with_codecs_of_steps
 from atlas_cli.planning.method import merge_optimizer_of, method_of, pull_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.planning.round_bytes import (
@@ -130,11 +131,10 @@ def predict(
         shape, held, steps = given.get(client.name, full), rows.get(client.name), client.local_steps
         own_head = client.task_group if _has_head(plan, client) else None
         beside = beside_of[client.key], kept_texts.get(client.name)
-        own = (client.checkpointing, client.format, *beside)
+        own = (client.checkpointing, client.format, repr(client.wire), *beside)
         kind = (client.cut, client.learns, steps, tuple(client.ranks.items()), shape, own_head, held, *own)
         alike[client.name] = first.setdefault(kind, client.name)
-        known = clients.get(alike[client.name])
-        task, tokens = tasks[client.task_group], texts.get(client.name, 0)
+        known, task, tokens = clients.get(alike[client.name]), tasks[client.task_group], texts.get(client.name, 0)
         clients[client.name] = known or client_memory(plan, client, task, shape, held, tokens)
     largest = max(clients, key=lambda name: clients[name].saved_activations)
     used = {name: given.get(name, full) for name in clients}
@@ -220,13 +220,13 @@ def client_memory(
         predict = partial(predict_unsplit, plan.family, plan.hf_config, ranks, plan.sizes, task=task)
     else:
         ranks, model = client.ranks, (plan.family, plan.hf_config, client.cut, client.ranks, plan.sizes)
-        own_task = task if _has_head(plan, client) else None
-        predict = partial(predict_split_client, client.learns, *model, task=own_task)
+        predict = partial(predict_split_client, client.learns, *model, task=task if _has_head(plan, client) else None)
     trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
     memory = max((predict(replace(step, trained=parts)) for parts in trained), key=lambda each: each.peak)
-    memory = memory.keeping(texts and texts * plan.codecs(client).kept_token_bytes("client"))
+    memory = with_codecs_of_steps(plan, client, memory, shape, texts)
     if not ranks:
         return memory
+    memory = with_codecs_of_adapters(plan, client, memory, task)
     layers = {path: Layer(rank, *plan.sizes[path]) for path, rank in ranks.items()}
     kept = 4 * elements(method.extra_tensors(layers).at_client)
     if shares_gradients(config):

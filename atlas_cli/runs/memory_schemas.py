@@ -27,7 +27,8 @@ class HolderMemory(Record):
     optimizer: Count = Field(description="State of the optimizer.")
     saved_activations: Count = Field(description="What is kept for the backward pass, by saved-tensor hooks.")
     cut_buffers: Count = Field(
-        description="Activations at the cut and their gradients; `kept_activations` and `kept_texts`, too."
+        description="Activations at the cut and their gradients; `kept_activations`, `kept_texts` and `kept_adapters`, "
+        "too."
     )
     total: Count = Field(description="The sum.")
     embedding_rows: Count | None = Field(
@@ -49,6 +50,11 @@ class HolderMemory(Record):
         "(part of `cut_buffers`).",
     )
     text_tokens: Count | None = Field(default=None, description="At a client, the tokens of these texts.")
+    kept_adapters: Count | None = Field(
+        default=None,
+        description="With codecs of `adapters` or `deliveries`, at a client: its copy of what it was delivered, which "
+        "it has while it trains, and with `feedback` what its uploads lost (part of `cut_buffers`).",
+    )
     batch: Batch = Field(
         description="The batch during which it was measured: its `size` in examples, and its `tokens` with padding; "
         "on the server, the `client` whose it was."

@@ -37,7 +37,8 @@ class ProcessMemory:
         """That of the clients of a federation."""
         plan, config = federation.plan, federation.config
         kinds = {
-            (c.task_group, c.cut, c.learns, tuple(c.ranks.items()), c.format, c.checkpointing): c for c in plan.clients
+            (c.task_group, c.cut, c.learns, tuple(c.ranks.items()), c.format, c.checkpointing, repr(c.wire)): c
+            for c in plan.clients
         }
         tasks, shape = {group: data.task for group, data in federation.data.items()}, full_shape(config.training)
         needs = [client_memory(plan, client, tasks[client.task_group], shape) for client in kinds.values()]

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,10 @@ from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.planning.round_bytes import Shape
 from atlas_cli.privacy.at_the_cut import bottleneck_noise
 from atlas_cli.runs.parts import peak_resident_bytes
-from atlas_cli.wire.messages import Features
+from atlas_cli.wire.codecs.contract import VALUES
+from atlas_cli.wire.messages import Features, Gradients, HiddenStates
+
+M = TypeVar("M", bound=HiddenStates)
 
 STEPS = 2  # the first is taken without moments
 # glibc keeps freed blocks of up to 32 MiB, as if they were still in use; other systems do not know these names
@@ -169,19 +172,35 @@ def _step(plan: Plan, party: Party, name: str, shape: Shape, vocabulary: int) ->
         party.train_on(batch, party.task.blank_labels(shape.batch, shape.tokens), 1, 0)
         return
     assert isinstance(party, SplitClient)
+    wire, numbers = party.wire, range(shape.batch)
     if isinstance(party, AuxiliaryClient):
         assert party.task is not None
-        party.learn(batch, party.task.blank_labels(shape.batch, shape.tokens), 1, 0, 1e-3)
+        sent = party.learn(batch, party.task.blank_labels(shape.batch, shape.tokens), 1, 0, 1e-3)
+        if sent is not None:
+            wire.encode(wire.number(sent, numbers), (1, 0))
         return
     message = party.forward(batch, 1, 0, None)
+    wire.encode(wire.number(message, numbers), (1, 0))
     if not party.trained():
         return
     width = message.activations
     if party.task is not None and party.head is not None:
         labels = party.task.blank_labels(shape.batch, shape.tokens)
         features = torch.randn_like(width, dtype=getattr(torch, plan.config.model.dtype))
-        party.answer_features(Features(name, features), labels)
-    party.apply_gradients(torch.randn_like(width) / width.numel())
+        party.answer_features(_coded(party, Features(name, features)), labels)
+    down = Gradients(name, torch.randn_like(width) / width.numel())
+    party.apply_gradients(wire.decode(_coded(party, down)).gradients)
+
+
+def _coded(party: SplitClient, message: M) -> M:
+    """A message that comes down, as it crosses the wire: of zeros, where it has a codec."""
+    wire, (batch, tokens, _) = party.wire, getattr(message, message.states).shape
+    if message.kind not in wire.codecs:
+        return message
+    seen = sum(wire.memory.known(f"received/{message.kind}", range(batch)))
+    layout = wire.layout(message.kind, seen, batch - seen, tokens)
+    parts = {name: torch.zeros(part.shape, dtype=part.dtype) for name, part in layout.items()}
+    return replace(message, **{message.states: parts.pop(VALUES), "parts": parts})  # type: ignore[arg-type]
 
 
 def _tiny(plan: Plan, name: str) -> Plan:

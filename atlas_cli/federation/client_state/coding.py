@@ -79,6 +79,16 @@ class Coding:
         """A round begins, with what the client was delivered."""
         self._began = {name: tensor.detach().clone() for name, tensor in held.items()}
 
+    @property
+    def began_bytes(self) -> int:
+        """Bytes of the copy of what the client was delivered, which it keeps in a round."""
+        return sum(tensor.nbytes for tensor in (self._began or {}).values())
+
+    @property
+    def lost_bytes(self) -> int:
+        """Bytes of what it keeps of what its uploads lost."""
+        return sum(tensor.nbytes for tensor in self.lost.values())
+
     def began(self, state: Tensors) -> dict[str, Tensor] | None:
         """The client's adapters as they were delivered, of the names and shapes of ``state``; None where they are the
         group's, or a method reads no changes from them (``TAKES_LATE``, ``CHANGES_BASE``)."""

@@ -70,7 +70,8 @@ class Usage:
     Activations are the largest of the measured steps; ``batch_client``: whose batch a server had. ``embedding_rows``
     are those of the token embedding, which are part of ``frozen_weights``; None for the whole table.
     ``kept_activations`` are those that a server keeps of texts of frozen clients, of ``kept_tokens`` by client;
-    ``kept_texts`` what codecs keep of texts, of ``text_tokens`` tokens at a client; None where they keep nothing.
+    ``kept_texts`` what codecs keep of texts, of ``text_tokens`` tokens at a client, and ``kept_adapters`` of adapters
+    and heads; None where they keep nothing.
     """
 
     frozen_weights: int = 0
@@ -88,6 +89,7 @@ class Usage:
     kept_tokens: dict[str, int] | None = None
     kept_texts: int | None = None
     text_tokens: int | None = None
+    kept_adapters: int | None = None
 
     @classmethod
     def held(
@@ -114,11 +116,12 @@ class Usage:
             self.batch_size, self.batch_tokens, self.batch_client = batch, tokens, client
 
     def record(self) -> dict[str, object]:
-        """For memory.json, where what is kept of texts is part of ``cut_buffers``."""
+        """For memory.json, where what is kept of texts and adapters is part of ``cut_buffers``."""
         numbers = asdict(self)
         kept, tokens_kept = numbers.pop("kept_activations"), numbers.pop("kept_tokens")
-        more = {name: numbers.pop(name) for name in ("embedding_rows", "kept_texts", "text_tokens")}
-        numbers["cut_buffers"] += kept + (more["kept_texts"] or 0)
+        names = ("embedding_rows", "kept_texts", "text_tokens", "kept_adapters")
+        more = {name: numbers.pop(name) for name in names}
+        numbers["cut_buffers"] += kept + (more["kept_texts"] or 0) + (more["kept_adapters"] or 0)
         size, tokens, client = (numbers.pop(f"batch_{name}") for name in ("size", "tokens", "client"))
         batch = {"size": size, "tokens": tokens, **({} if client is None else {"client": client})}
         found = {name: value for name, value in more.items() if value is not None}

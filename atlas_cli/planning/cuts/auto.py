@@ -17,6 +17,7 @@ from atlas_cli.planning.cuts.choice import choose_split
 from atlas_cli.planning.cuts.table import Setting
 from atlas_cli.planning.devices.devices import Device, client_devices, server_device
 from atlas_cli.planning.memory.embedding_rows import ASSUMED_ROWS
+from atlas_cli.planning.memory.encoding import coding_bytes
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.wire_checks import check_wire
 
@@ -94,6 +95,11 @@ def _deepest(
         probes=config.training.zeroth_order.probes,
         kept=kept,
         server_kept=server_kept,
+        coding=coding_bytes(
+            codecs_of(config, client_plan(spec, 0, {}), int(hf_config.hidden_size)),
+            config.training.batch_size,
+            config.training.max_length,
+        ),
     )
     server = server_device(config) if config.server.device is not None else None
     choice = choose_split(config.model.name, setting, device, server, hf_config=hf_config).require()

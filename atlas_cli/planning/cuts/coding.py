@@ -8,12 +8,13 @@ from atlas_cli import discovery
 from atlas_cli.config.schema.wire import CodecConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.planning.cuts.table import Setting
+from atlas_cli.planning.memory.encoding import coding_bytes
 from atlas_cli.suggest import one_of
 from atlas_cli.wire.codecs import codec_of
 
 
 def with_texts(setting: Setting, text_tokens: int | None, width: int) -> Setting:
-    """The setting where its codec keeps what it does of a client's texts, after an epoch.
+    """The setting with what its codec takes while it works, and what it keeps of a client's texts after an epoch.
 
     Args:
         text_tokens: of all of them; the server keeps those of one client. None: nothing is said of them.
@@ -47,4 +48,5 @@ def with_texts(setting: Setting, text_tokens: int | None, width: int) -> Setting
         setting,
         kept=tokens * codecs.kept_token_bytes("client"),
         server_kept=tokens * codecs.kept_token_bytes("server"),
+        coding=coding_bytes(codecs, setting.batch, setting.tokens),
     )

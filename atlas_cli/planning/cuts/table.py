@@ -63,6 +63,7 @@ class Setting:
         learns: how the client learns; ``probes``: forward passes of a step that learns ``zeroth-order``.
         codec: of activations and gradients, with its default options.
         kept: bytes of what codecs keep of the client's texts; ``server_kept``: of all texts, at the server.
+        coding: bytes that the client has alive while codecs work (``planning.memory.encoding``).
     """
 
     batch: int = 8
@@ -83,6 +84,7 @@ class Setting:
     codec: str = "none"
     kept: int = 0
     server_kept: int = 0
+    coding: int = 0
 
     def codecs(self, width: int) -> StepCodecs:
         """The codecs of a step, where hidden states have so many features.
@@ -219,7 +221,8 @@ class Shapes:
         step = asked.client_step()
         given = self.family, config, cut, self.ranks(cut), self.features(cut), step
         task = self.task if asked.learns == "auxiliary" else None
-        return predict_split_client(asked.learns, *given, task=task).keeping(asked.kept)
+        memory = predict_split_client(asked.learns, *given, task=task)
+        return memory.encoding_steps(asked.coding, asked.learns, memory.cut_buffers // 2).keeping(asked.kept)
 
     def server(self, cut: int) -> PartyMemory:
         """The memory of a server that trains heads only; decoders have their language-modelling head."""

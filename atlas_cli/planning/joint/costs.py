@@ -69,7 +69,7 @@ class Costs:
         down = sum(sent.uploads) * sent.step.down + sum(sent.end_down)
         texts = max(self.texts.get(name, 0) for name in crew.clients)
         beside = texts and texts * self.plan.codecs(self._encoded(client, shared.codec)).kept_token_bytes("client")
-        memory = self._memory_of(client, rank, shape) + beside
+        memory = self._memory_of(self._encoded(client, shared.codec), rank, shape, shared.codec) + beside
         return ClientCosts(memory, up, down, self._work(crew, client, rank, shape, sent, shared.codec))
 
     def kept(self, crew: Crew, option: Option, shared: Shared) -> int:
@@ -110,11 +110,12 @@ class Costs:
         ranks = {path: by_layer[layer] for path, layer in paths if layer in by_layer and layer < cut}
         return client_plan(spec, cut, ranks), repr(spec.rank)
 
-    def _memory_of(self, client: ClientPlan, rank: object, shape: Shape) -> int:
+    def _memory_of(self, client: ClientPlan, rank: object, shape: Shape, codec: str | None) -> int:
         rows = self.rows.get(client.key) if client.format.embedding == "rows" else None
         has_head = self.plan.config.training.labels == "client" or client.learns == "auxiliary"
         group = client.task_group if has_head else None
-        how = client.checkpointing, client.learns, client.local_steps
+        own = client.key if self._own_wire(client) != WireConfig() else ""
+        how = client.checkpointing, client.learns, client.local_steps, codec, own
         key = client.cut, rank, client.format, how, shape, rows, group
         if key not in self._memory:
             task = self.tasks[client.task_group]

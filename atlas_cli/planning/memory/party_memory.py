@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from atlas_cli.config.schema.experiment import Learns
 from atlas_cli.models.bottleneck import add_bottleneck
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.meta_model import meta_model
@@ -52,8 +53,23 @@ class PartyMemory:
         return sum(getattr(self, f.name) for f in fields(self))
 
     def keeping(self, size: int) -> PartyMemory:
-        """The same with so many bytes that are kept of texts from one message to the next, in the cut buffers."""
+        """The same with so many bytes that are kept from one message to the next, in the cut buffers."""
         return replace(self, cut_buffers=self.cut_buffers + size) if size else self
+
+    def encoding(self, alive: int, not_there: int) -> PartyMemory:
+        """The same with so many bytes alive while messages are encoded, when ``not_there`` of the counted parts are
+        not."""
+        return replace(self, transient=max(self.transient, alive - not_there))
+
+    def encoding_steps(self, alive: int, learns: Learns, gradient: int) -> PartyMemory:
+        """The same with so many bytes alive while a client encodes and decodes the messages of a step.
+
+        Args:
+            gradient: bytes of that at the cut, which comes back later, as those of what it trains; who has a loss of
+                its own sends when its backward is over.
+        """
+        later = {"backprop": gradient + self.gradients, "auxiliary": self.gradients + self.saved_activations}
+        return self.encoding(alive, later.get(learns, 0))
 
 
 @dataclass(frozen=True)
