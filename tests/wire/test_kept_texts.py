@@ -56,6 +56,15 @@ def test_what_does_not_fit_in_memory_is_on_disk_and_a_run_is_the_same(make_feder
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dropped_client_leaves_nothing_of_its_texts(make_federation, train_quietly):
+    """At either end; it is back where the round began."""
+    made = make_federation(wire=WIRE, screen={"max_norm_ratio": 1.0}, training={"rounds": 1})
+    dropped = train_quietly(made).metrics[-1]["dropped"]
+    assert dropped and dropped.keys() < set("abc")
+    for client, party in made.clients.items():
+        assert (party.wire.memory.tokens == 0) == (client in dropped)
+
+
 def test_a_cut_is_chosen_with_what_codecs_keep_of_texts(make_config):
     """``split_layer: auto``: the deepest whose memory, of all the client's texts, is the device's or less."""
 
