@@ -1,5 +1,6 @@
 """Attacks that match gradients find the texts where an update is a gradient, and nothing where it is not."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from atlas_cli.audit.attacks._gradient_search import target_of, with_equal_adapt
 from atlas_cli.audit.attacks._prior import Bigrams, language_model
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
+from atlas_cli.config.schema.privacy import MidConfig
 
 SGD = {"name": "sgd", "lr": 30.0}
 PLAIN = {  # the run of the span check, made once for both
@@ -121,6 +123,21 @@ def test_bigrams_are_a_distribution_and_prefer_what_was_seen():
 def test_an_update_of_many_steps_is_not_taken_for_a_gradient(trained):
     with pytest.raises(Inapplicable, match=r"no plain gradient, .* client_optimizer.name: sgd, local_steps: 1"):
         attack_of("tag").attack(Evidence.of_run(trained(**RECORDED)))
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "says"),
+    [
+        ("privacy", "mid", MidConfig(weight=0.1), "what a bottleneck drew"),
+        ("engine", "compile", True, "compiled blocks have no second derivatives"),
+    ],
+)
+def test_steps_that_the_server_cannot_repeat_are_refused(plain, part, key, value, says):
+    config = plain.federation.config
+    federation = copy.copy(plain.federation)
+    federation.config = config.model_copy(update={part: getattr(config, part).model_copy(update={key: value})})
+    with pytest.raises(Inapplicable, match=says):
+        attack_of("tag").attack(replace(plain, federation=federation))
 
 
 @pytest.mark.slow

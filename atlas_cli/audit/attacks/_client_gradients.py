@@ -84,6 +84,8 @@ def client_gradients(evidence: Evidence, most: int) -> Iterator[ClientGradient]:
         require_plain(evidence, more)
     elif config.lora.dropout:
         raise Inapplicable("LoRA dropout is drawn anew in each step, and the gradient is of what was drawn")
+    if config.privacy.mid is not None:
+        raise Inapplicable("the gradient is of what a bottleneck drew (privacy.mid), which the server does not know")
     if config.engine.compile:
         raise Inapplicable("compiled blocks have no second derivatives; audit a run without engine.compile")
     kind: type[Message] = FirstGradients if first else AdapterUpdate
