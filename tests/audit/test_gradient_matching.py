@@ -68,7 +68,7 @@ def test_texts_of_single_steps_are_recovered_and_fewer_under_noise(plain, monkey
     draw = torch.Generator().manual_seed(0)
 
     def noised(each):
-        values = {n: v + 3 * v.std() * torch.randn(v.shape, generator=draw) for n, v in each.values.items()}
+        values = {n: v + 10 * v.std() * torch.randn(v.shape, generator=draw) for n, v in each.values.items()}
         return replace(each, values=values, scaled=False, noisy=True)
 
     changed(monkeypatch, noised)
