@@ -79,3 +79,16 @@ def test_merges_that_cannot_be_taken_apart_are_refused(trained, changes, says):
     asked["clients"] = {**TWO["clients"], **changes.get("clients", {})}
     with pytest.raises(Inapplicable, match=says):
         attack_of("update-inversion").attack(Evidence.of_run(trained(**asked)))
+
+
+@pytest.mark.slow
+def test_rounds_in_which_A_rests_tell_nothing_and_are_left_out(trained):
+    """``rolora`` merges A in even rounds alone: of 20 rounds with two clients ten have 20 texts to find."""
+    training = {**TWO["training"], "rounds": 21}
+    asked = {**TWO, "aggregation": {"method": "rolora"}, "training": training}
+    asked |= {"evaluation": {"every": 21}, "audit": {"record": {"rounds": [*range(1, 22)]}}}
+    evidence = Evidence.of_run(trained(**asked))
+    moved = {update.round for update in others_updates(evidence) if len(update_inversion.span(evidence, update))}
+    assert moved == {*range(2, 21, 2)}
+    figure = attack_of("update-inversion").attack(evidence)
+    assert figure.examples == 20 and figure.low > 2 * figure.floor

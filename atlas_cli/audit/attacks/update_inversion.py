@@ -41,9 +41,9 @@ class Attack(BaseAttack):
         require_plain(evidence, {"a method to which clients send A": sends_A})
         steps = {(s.round, s.client): s for s in evidence.steps if s.number == 0}
         pairs = [(u, steps[u.round, c]) for u in others_updates(evidence) for c in u.clients if (u.round, c) in steps]
-        pairs = [(update, step) for update, step in pairs if update.round > 1][: evidence.most]
+        pairs = [(update, step) for update, step in pairs if len(span(evidence, update))][: evidence.most]
         if not pairs:
-            raise Inapplicable("no round after the first was recorded; in the first B is 0, and A does not move")
+            raise Inapplicable("no round was recorded in which A moves; in the first B is 0, and it does not")
         require_examples(sum(step.batch.n_examples for _, step in pairs), "texts")
         guesses = guessed(evidence, [update for update, _ in pairs], max(s.batch.input_ids.shape[1] for _, s in pairs))
         found: list[tuple[Tokens, Tensor]] = []
@@ -57,16 +57,21 @@ class Attack(BaseAttack):
         return recovery(self, evidence, Tokens.joined(tokens), torch.cat(ids), note)
 
 
+def span(evidence: Evidence, update: OthersUpdate) -> Tensor:
+    """Orthonormal rows (k, d) that span the change of A of the lowest adapted layer; none where it did not move."""
+    name = f"{lowest_adapted(evidence, update.observer)}.lora_A"
+    return span_of(update.after[name] - update.before[name], update.before[name], ROUNDINGS)
+
+
 def guessed(evidence: Evidence, updates: list[OthersUpdate], length: int) -> Tensor:
     """The token ids (N, length) whose inputs lie in the spans of N updates to the largest share."""
     path = lowest_adapted(evidence, updates[0].observer)
-    name = f"{path}.lora_A"
-    spans = [span_of(u.after[name] - u.before[name], u.before[name], ROUNDINGS) for u in updates]
+    spans = [span(evidence, update) for update in updates]
     best = torch.full((len(updates), length), -1.0)
     found = torch.zeros(len(updates), length, dtype=torch.int64)
     for ids, inputs in candidates(evidence, path, length):
-        for row, span in enumerate(spans):
-            share, which = (inputs @ span.T).square().sum(2).max(0)
+        for row, spanned in enumerate(spans):
+            share, which = (inputs @ spanned.T).square().sum(2).max(0)
             better = share > best[row]
             best[row] = torch.where(better, share, best[row])
             found[row] = torch.where(better, ids[which], found[row])
