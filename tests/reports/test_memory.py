@@ -74,6 +74,7 @@ def test_every_part_of_the_schema_has_a_column():
         "kept_tokens",
         "kept_texts",  # in cut_buffers
         "text_tokens",
+        "kept_adapters",  # in cut_buffers
     }
 
 
