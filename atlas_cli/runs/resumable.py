@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,21 +96,24 @@ def experiment_sha256(config: ExperimentConfig) -> str:
     return sha256_text(json.dumps(fixed, sort_keys=True))
 
 
-def is_run_of(manifest: Mapping[str, Any], config: ExperimentConfig) -> bool:
-    """Whether a run can be resumed with a config, before ranks and cuts are fitted; keys that atlas got since the run
-    was made have their defaults in it."""
-    wanted = experiment_sha256(config)
-    if manifest.get("experiment_sha256") == wanted:
-        return True
-    was, now = _flat(manifest["config"]), _flat(_as_json(config))
-    if was.keys() >= now.keys() or any(
-        now.get(key) != value for key, value in was.items() if not is_in(key, MAY_CHANGE)
-    ):
-        return False
-    try:
-        return experiment_sha256(recorded_config(manifest["config"])) == wanted
-    except ResourceError:
-        return False
+def is_run_of(config: ExperimentConfig) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether the run of a manifest can be resumed with a config, before ranks and cuts are fitted; keys that atlas got
+    since the run was made have their defaults in it."""
+    wanted, now = experiment_sha256(config), _flat(_as_json(config))  # once for all runs
+
+    def is_one(manifest: Mapping[str, Any]) -> bool:
+        if manifest.get("experiment_sha256") == wanted:
+            return True
+        was = _flat(manifest["config"])
+        fixed = ((key, value) for key, value in was.items() if not is_in(key, MAY_CHANGE))
+        if was.keys() >= now.keys() or any(now.get(key) != value for key, value in fixed):
+            return False
+        try:
+            return experiment_sha256(recorded_config(manifest["config"])) == wanted
+        except ResourceError:
+            return False
+
+    return is_one
 
 
 def changeable(config: ExperimentConfig | Mapping[str, Any]) -> dict[str, str]:
@@ -206,12 +209,12 @@ def newest_unfinished(config: ExperimentConfig, path: Path) -> RunDirectory:
     Raises:
         ConfigError: there is none; says what was looked for, and what was found instead.
     """
-    base, others, why = folder_of_runs(config.output.dir), 0, ""
+    base, is_one, others, why = folder_of_runs(config.output.dir), is_run_of(config), 0, ""
     for manifest in manifests(base):
         run = RunDirectory(manifest.parent)
         try:
             facts = read_manifest(run)
-            if facts["status"] == "finished" or not is_run_of(facts, config):
+            if facts["status"] == "finished" or not is_one(facts):
                 others += 1
             elif (writer := writer_of(run)) is not None:
                 why = why or f"; {run.path.name} is being written by {writer}"

@@ -37,12 +37,12 @@ def runs_of(config: ExperimentConfig) -> list[tuple[RunDirectory, dict[str, Any]
     Raises:
         OutputError: ``output.dir`` names the home of an unknown user.
     """
-    same, found = changeable(config), []
+    same, is_one, found = changeable(config), is_run_of(config), []
     for path in manifests(config.output.dir):
         run = RunDirectory(path.parent)
         try:
             manifest = read_manifest(run)
-            if is_run_of(manifest, config) and changeable(recorded_config(manifest["config"])) == same:
+            if is_one(manifest) and changeable(recorded_config(manifest["config"])) == same:
                 found.append((run, manifest))
         except ResourceError:
             continue

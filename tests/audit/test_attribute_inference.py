@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,6 +86,23 @@ def test_labels_in_the_clear_are_no_attribute(evidence, monkeypatch):
     monkeypatch.setattr(evidence.federation, "config", clear)
     with pytest.raises(Inapplicable, match="--attribute"):
         attack_of("attribute-inference").attack(evidence)
+
+
+def test_groups_without_the_column_are_left_out_and_counted(config, tmp_path):
+    """As in a run of several tasks, of which one file has it."""
+    group, other = config["task_groups"]["g"], tmp_path / "towns.csv"
+    lines = Path(group["data"]["files"]).read_text(encoding="utf-8").splitlines()
+    other.write_text("".join(f"{','.join(line.split(',')[:2])}\n" for line in lines), encoding="utf-8")
+    without = {**group, "data": {**group["data"], "files": str(other)}}
+    clients = {"a": config["clients"]["a"], "c": {"task_group": "h", "rank": 2}}
+    both = {**config, "task_groups": {"g": group, "h": without}, "clients": clients}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", ""))
+        run = session.start(ExperimentConfig.model_validate(both), PlainProgress(Terminal(quiet=True)))
+    evidence = Evidence.of_run(run)
+    figure, own = found(evidence, "city"), [step for step in evidence.steps if step.client == "a"]
+    assert figure.low > 0.6 and "texts are left out: no value, or too few in other text" in figure.note
+    assert figure.examples <= sum(step.batch.n_examples for step in own)
 
 
 def test_a_text_is_its_mean_and_its_largest_elements():

@@ -58,11 +58,11 @@ def test_a_run_from_before_a_key_was_there_is_one_of_a_config_that_has_its_defau
     run = RunDirectory(tmp_path / "before")
     run.path.mkdir()
     run.write_json("manifest.json", manifest)
-    assert is_run_of(manifest, config) and [found.path for found, _ in runs_of(config)] == [run.path]
+    assert is_run_of(config)(manifest) and [found.path for found, _ in runs_of(config)] == [run.path]
     for changed in ({"privacy": {"delta": 1e-6}}, {"seed": 1}):
-        assert not is_run_of(manifest, make_config(output={"dir": str(tmp_path)}, **changed))
+        assert not is_run_of(make_config(output={"dir": str(tmp_path)}, **changed))(manifest)
     other = make_config(output={"dir": str(tmp_path)}, evaluation={"batch_size": 3})
-    assert is_run_of(manifest, other) and runs_of(other) == []  # it may change on resuming, and is another result
+    assert is_run_of(other)(manifest) and runs_of(other) == []  # it may change on resuming, and is another result
     whole = {**manifest, "config": config.model_dump(mode="json")}
-    assert not is_run_of(whole, config)
-    assert is_run_of({**whole, "experiment_sha256": experiment_sha256(config)}, config)
+    assert not is_run_of(config)(whole)
+    assert is_run_of(config)({**whole, "experiment_sha256": experiment_sha256(config)})

@@ -7,7 +7,7 @@ largest elements over the tokens of a text to the values of the attribute. ``--a
 data that the task need not read; without it, labels that stay on the client (``labels: client``) are the attribute.
 
 A value that the adversary's text does not have cannot be found, and counts as missed. Texts without a value are left
-out.
+out, and so are those of task groups in whose other text the column has no two values.
 """
 
 from __future__ import annotations
@@ -43,21 +43,24 @@ class Attack(BaseAttack):
             group = evidence.federation.group_of(step.client)
             rows = attribute.data(group).train
             truths += [(group, value_of(rows[text["row"]], attribute.column)) for text in step.batch.features]
-        if all(value is None for _, value in truths):
-            raise Inapplicable(f"no text that was attacked has a value of {attribute.column!r}")
         seen, guesses, notes = guessed(evidence, attribute.learn, draws=DRAWS)
         first = torch.cat([torch.tensor([True]), seen.texts[1:] != seen.texts[:-1]])
         found = dict(zip(seen.texts[first].tolist(), guesses[first].tolist(), strict=True))
         hits, common, chance = [], [], []
         for text, (group, value) in enumerate(truths):
-            if value is None:
-                continue
             counts = attribute.known[group]
+            if value is None or len(counts) < 2:
+                continue
             hits.append(float(attribute.names[found[text]] == value))
             common.append(float(counts.most_common(1)[0][0] == value))
             chance.append(1 / len({*counts, *(v for g, v in truths if g == group and v is not None)}))
+        if not hits:
+            raise Inapplicable(
+                f"no task group was attacked in whose held-out texts, which an adversary learns from, "
+                f"{attribute.column!r} has two values"
+            )
         if lacking := len(truths) - len(hits):
-            notes.append(f"{lacking:,} of {len(truths):,} texts have no value and are left out")
+            notes.append(f"{lacking:,} of {len(truths):,} texts are left out: no value, or too few in other text")
         interval, floor = share_interval(hits, [1.0] * len(hits)), sum(common) / len(common)
         what, note = f"{attribute.column} found, share", "; ".join(filter(None, (*notes, evidence.windows_note)))
         mean = sum(chance) / len(chance)
@@ -101,20 +104,13 @@ class Attribute:
         return self.evidence.true_labels.data[group].data
 
     def learn(self, step: Step, began: int, material: Tokens) -> Guess:
-        """Fit a classifier of texts.
-
-        Raises:
-            Inapplicable: the adversary's texts have no two values.
-        """
+        """Fit a classifier of texts; where the adversary's texts have no two values, one that says nothing."""
         group = self.evidence.federation.group_of(step.client)
         own, rows = training_texts(self.evidence, step.client, DRAWS), self.data(group).test
         values = [value_of(rows[text["row"]], self.column) for text in own]
         self.known[group] = Counter(value for value in values if value is not None)
         if len(self.known[group]) < 2:
-            raise Inapplicable(
-                f"{self.column!r} has {len(self.known[group])} values in the held-out texts of task group {group},"
-                " which an adversary learns from; it takes two"
-            )
+            return lambda _, hidden, texts: torch.zeros_like(texts)
         self.names += [name for name in sorted(self.known[group]) if name not in self.names]
         has = torch.tensor([value is not None for value in values])
         ids = torch.tensor([self.names.index(value) for value in values if value is not None])
