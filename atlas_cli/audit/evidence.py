@@ -28,7 +28,7 @@ from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.build import build_for_audit
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.models.bottleneck import SENT, bottleneck_of
+from atlas_cli.models.bottleneck import NAME, bottleneck_of
 from atlas_cli.models.frozen.load import FrozenBase, load_tokenizer
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.resumable import config_of
@@ -284,7 +284,8 @@ class Evidence:
         if self.federation.config.privacy.mid is not None:
             assert party.head is not None, "labels: client"
             delivered = self.deliveries.head_at_round_start(client, round_number)
-            state = {n.removeprefix(SENT): v for n, v in delivered.items() if n.startswith(SENT)}
+            sent = f"head.{NAME}."
+            state = {n.removeprefix(sent): v for n, v in delivered.items() if n.startswith(sent)}
             bottleneck_of(party.head).load_state_dict(state)
         return party
 

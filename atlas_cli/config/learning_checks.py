@@ -9,7 +9,7 @@ from atlas_cli.config.schema.experiment import ClientConfig, ExperimentConfig
 from atlas_cli.config.schema.training import AuxiliaryConfig, ZerothOrderConfig
 
 # of privacy: they act on what a client learns from, or change what it sends of a text from step to step
-_INSIDE_A_STEP = ("examples", "activations", "nopeek", "mid")
+_INSIDE_A_STEP = ("examples", "activations", "nopeek", "mid", "denoise")
 _IN_A_STEP = (*_INSIDE_A_STEP, "updates", "mask_gradients", "pad_lengths")
 
 # of MiniLM's half an estimate is off by 3 % of its length at 1e-4, by 21 % at 1e-6, and by 3 times that at 1e-7

@@ -25,13 +25,14 @@ def privacy_problems(config: ExperimentConfig) -> Iterator[Problem]:
         _fingerprints,
         _at_the_cut,
         _bottleneck,
+        _denoiser,
         _budget,
     ):
         yield from check(config)
 
 
 def _through_the_split(config: ExperimentConfig) -> Iterator[Problem]:
-    for name in (*AT_THE_CUT, "nopeek", "mid", "mask_gradients", "pad_lengths", *config.privacy.added()):
+    for name in (*AT_THE_CUT, "nopeek", "mid", "denoise", "mask_gradients", "pad_lengths", *config.privacy.added()):
         if getattr(config.privacy, name) not in (None, False) and config.mode != "split-federated":
             yield Problem(("privacy", name), f"acts on what crosses a split, and mode is {config.mode}; remove it")
 
@@ -131,11 +132,12 @@ def _examples(config: ExperimentConfig) -> Iterator[Problem]:
         yield Problem(
             ("privacy", "nopeek"), "couples the examples of a batch, and privacy.examples clips each; remove it"
         )
-    if config.privacy.mid is not None:
-        yield Problem(
-            ("privacy", "mid"),
-            "has parameters whose gradient by example is not computed, and privacy.examples clips each; remove it",
-        )
+    for name in ("mid", "denoise"):
+        if getattr(config.privacy, name) is not None:
+            yield Problem(
+                ("privacy", name),
+                "has parameters whose gradient by example is not computed, and privacy.examples clips each; remove it",
+            )
 
 
 def _data_dependent(config: ExperimentConfig) -> Iterator[Problem]:
@@ -211,6 +213,18 @@ def _bottleneck(config: ExperimentConfig) -> Iterator[Problem]:
             ("privacy", "mid"),
             "is not trained when fingerprints are taken, so that activations would be sent without it; use "
             "clustering.by: oracle, or remove it",
+        )
+
+
+def _denoiser(config: ExperimentConfig) -> Iterator[Problem]:
+    """A denoiser is a part of the client's own head, and reads the features that come back to it."""
+    if config.privacy.denoise is None or config.mode != "split-federated":
+        return
+    if config.privacy.activations is None:
+        yield Problem(("privacy", "denoise"), "there is no noise to take out; set privacy.activations, or remove it")
+    if config.training.labels == "server":
+        yield Problem(
+            ("privacy", "denoise"), "is a part of the client's head, and training.labels is server; set labels: client"
         )
 
 

@@ -115,6 +115,7 @@ class Protection:
             examples=noise,
             activations=self.activation_noise(name),
             bottleneck=bottleneck_noise(config, seed, name),
+            denoises=config.denoise is not None,
             padding=PaddingCover(seed) if config.mask_gradients else None,
             mechanisms=acting_mechanisms(self.mechanisms.values(), seed, name),
         )

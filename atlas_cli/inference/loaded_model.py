@@ -14,7 +14,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import pad_token_id
 from atlas_cli.errors import ResourceError
 from atlas_cli.experiment.run_inputs import changed_tokenizer
-from atlas_cli.federation.client_state.new_client import with_bottleneck
+from atlas_cli.federation.client_state.new_client import with_cut_parts
 from atlas_cli.federation.loaded_experiment import computing_device, set_threads
 from atlas_cli.federation.parties.evaluation import Evaluator
 from atlas_cli.federation.parties.party import Halves, TrainedModel
@@ -171,7 +171,7 @@ def _load(run: RunDirectory, config: ExperimentConfig, owner: Owner, folder: Pat
     metric = config.task_groups[owner.group].metric
     task = build_task(origin.task, origin.classes, origin.pooling, keep_end=rule == "keep-end", metric=metric)
     head = build_head(base, task, config.seed, owner.group, where)
-    head = head if config.privacy.mid is None else with_bottleneck(config, head, base, owner.group, where)
+    head = with_cut_parts(config, head, base, owner.group, where)
     if saved := read_head(folder):
         load_head(head, saved, origin, task, str(folder), f"task_groups.{owner.group}")
     adapters = _adapters(read_peft(folder, base), where)

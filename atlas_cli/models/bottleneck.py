@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NAME = "bottleneck"
-SENT = f"head.{NAME}."  # with which the names of its parameters begin, as they are sent
 _SHIFT = 0.5  # of the paper: sigma = softplus(. - 0.5)
 
 
@@ -50,12 +49,6 @@ class Bottleneck(nn.Module):
             drawn = mean + deviation * noise_BTD
             sent = (1 + self.decoded_gain) * drawn + self.decoded_shift
         return sent.to(z_BTD.dtype), divergence_BT
-
-
-def add_bottleneck(head: nn.Module, hidden_size: int, rank: int) -> nn.Module:
-    """The same head with a bottleneck as a part of it, which travels with it and is no part of its forward."""
-    head.add_module(NAME, Bottleneck(hidden_size, rank))
-    return head
 
 
 def bottleneck_of(head: nn.Module) -> Bottleneck:

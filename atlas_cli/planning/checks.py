@@ -209,6 +209,11 @@ def _check_tasks(config: ExperimentConfig, model_type: str, family: BaseFamily) 
                 f"replaces the tokens of a text, and the labels of {group.task} are that text; remove it",
                 key=f"privacy.{words}",
             )
+        if config.privacy.denoise is not None and task.causal_only:
+            raise ConfigError(
+                f"is for tasks with a head of their own, and {group.task} has the language model's; remove it",
+                key="privacy.denoise",
+            )
         if config.privacy.labels is not None:
             _check_randomised(group.task, task, config.privacy.labels.correction)
 

@@ -10,16 +10,12 @@ from typing import Any, NamedTuple
 
 from atlas_cli.aggregation.contract import TURNS, Layer, elements
 from atlas_cli.config.schema.experiment import OptimizerConfig
+from atlas_cli.models.cut_parts import CutParts
 from atlas_cli.planning.client_rows import KeptTexts
 from atlas_cli.planning.devices.cost import head_step
 from atlas_cli.planning.memory.embedding_rows import assumed_rows
 from atlas_cli.planning.memory.party_memory import PartyMemory, adapter_bytes, bytes_of, optimizer_bytes
-from atlas_cli.planning.memory.predict import (
-    predict_server,
-    predict_split_client,
-    predict_unsplit,
-    predict_whole,
-)
+from atlas_cli.planning.memory.predict import predict_server, predict_split_client, predict_unsplit, predict_whole
 from atlas_cli.planning.memory.step import ELEMENT, Step
 from atlas_cli.planning.memory_of_codecs import with_codecs_of_adapters, with_codecs_of_steps
 from atlas_cli.planning.method import merge_optimizer_of, method_of, pull_of, shares_gradients
@@ -213,7 +209,7 @@ def client_memory(
         received_dtype=config.model.dtype,
         optimizer=_optimizer(config.training.client_optimizer),
         embedding_rows=_rows(plan, client, rows),
-        bottleneck=None if config.privacy.mid is None else config.privacy.mid.rank,
+        parts=CutParts.of(config.privacy),
     )
     if config.mode != "split-federated":
         ranks: Mapping[str, int] = {**client.ranks, **plan.above(client.cut)}

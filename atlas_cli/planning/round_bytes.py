@@ -12,7 +12,7 @@ from torch import nn
 from atlas_cli.aggregation.contract import TURNS, Layer, Shapes
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.models.auxiliary_head import trained_tensors
-from atlas_cli.models.bottleneck import add_bottleneck
+from atlas_cli.models.cut_parts import NO_PARTS, CutParts
 from atlas_cli.planning.client_rows import KeptTexts, NewTexts
 from atlas_cli.planning.devices.step_bytes import StepBytes, frozen_step_bytes, step_bytes
 from atlas_cli.planning.method import method_of, shares_gradients
@@ -185,14 +185,11 @@ def head_sent(plan: Plan, client: ClientPlan, task: BaseTask) -> dict[str, torch
         return trained_tensors(plan.hf_config, plan.family, task)
     if plan.config.training.labels == "server":
         return {}
-    mid = plan.config.privacy.mid
-    return head_tensors(task, plan.hidden_size, None if mid is None else mid.rank)
+    return head_tensors(task, plan.hidden_size, CutParts.of(plan.config.privacy))
 
 
-def head_tensors(task: BaseTask, hidden_size: int, bottleneck: int | None = None) -> dict[str, torch.Tensor]:
-    """The trained parameters of a head, as they are sent; with a bottleneck of that rank as a part of it."""
+def head_tensors(task: BaseTask, hidden_size: int, parts: CutParts = NO_PARTS) -> dict[str, torch.Tensor]:
+    """The trained parameters of a head, as they are sent, with those that mechanisms add to it."""
     with torch.device("meta"):
-        head = task.build_head(hidden_size, nn.Identity())
-        if bottleneck is not None:
-            add_bottleneck(head, hidden_size, bottleneck)
+        head = parts.add_to(task.build_head(hidden_size, nn.Identity()), hidden_size)
     return {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.models.denoiser import AtTheCut, denoised
 from atlas_cli.privacy.mechanisms.contract import BaseMechanism, penalty_of, sent_by
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
@@ -26,6 +27,7 @@ class ClientProtection:
         activations: computes what is sent instead of activations (B, T, D), from them, the round and the step.
         bottleneck: the noise of the bottleneck in the client's head, before all others.
         mechanisms: those that act on activations before the noise of ``activations``, in their order.
+        denoises: whether the head has a denoiser, which reads what the client half gave, and what was added to it.
     """
 
     examples: ExampleNoise | None = None
@@ -33,6 +35,8 @@ class ClientProtection:
     bottleneck: BottleneckNoise | None = None
     padding: PaddingCover | None = None
     mechanisms: tuple[BaseMechanism, ...] = ()
+    denoises: bool = False
+    _cut: AtTheCut | None = field(default=None, repr=False)
     _penalty: Tensor | None = field(default=None, repr=False)
 
     def begin(self, examples: Tensor | None) -> None:
@@ -61,6 +65,7 @@ class ClientProtection:
             head: of the client, if it has one.
             number: of the round.
         """
+        own = activations
         penalties = [penalty_of(m, embedded, activations, mask) for m in self.mechanisms]
         if self.bottleneck is not None:
             assert head is not None, "privacy.mid needs labels: client"
@@ -73,12 +78,19 @@ class ClientProtection:
         if self.activations is None:
             return activations
         # hidden states of padding depend on the words, and are more vectors than the account has tokens
-        return self.activations(activations * mask.unsqueeze(-1).to(activations.dtype), number, step)
+        real = activations * mask.unsqueeze(-1).to(activations.dtype)
+        noisy = self.activations(real, number, step)
+        if self.denoises:
+            clean = real if own is activations else own.detach() * mask.unsqueeze(-1).to(own.dtype)
+            self._cut = AtTheCut.of(noisy, clean)
+        return noisy
 
     def loss(
         self, head: nn.Module, task: BaseTask, features: Tensor, mask: Tensor | None, labels: Tensor
     ) -> tuple[Tensor, int]:
         """The mean loss at the client's own head, and the number of terms in the mean."""
+        cut, self._cut = self._cut, None
+        features = denoised(head, features, cut)
         if self.examples is None or mask is None:
             return task.loss(head(features, mask), labels)
         return self.examples.head_loss(head, task, features, mask, labels)

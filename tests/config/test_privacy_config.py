@@ -128,6 +128,9 @@ def loaded(tmp_path, **changes):
         (nested(EXAMPLES, {"privacy": {"mid": {}}}), "privacy.mid", "not computed"),
         ({"privacy": {"mid": {}}}, "privacy.mid", "set labels: client"),
         ({"privacy": {"mid": {}}, "mode": "federated"}, "privacy.mid", "mode is federated"),
+        ({"privacy": {"denoise": {}}, "training": {"labels": "client"}}, "privacy.denoise", "no noise to take out"),
+        ({"privacy": {"activations": NOISE, "denoise": {}}}, "privacy.denoise", "set labels: client"),
+        (nested(EXAMPLES, {"privacy": {"activations": NOISE, "denoise": {}}}), "privacy.denoise", "not computed"),
         ({"privacy": {"mid": {"weight": -1}}, "training": {"labels": "client"}}, "privacy.mid.weight", "at least 0"),
         ({"privacy": {"mid": {"rank": 0}}, "training": {"labels": "client"}}, "privacy.mid.rank", "at least 1"),
         (

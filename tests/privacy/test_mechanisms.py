@@ -14,6 +14,7 @@ from atlas_cli.testing import mechanisms as conformance
     [
         ("nopeek", {"weight": 0.5}),
         ("mid", {}),
+        ("denoise", {}),
         ("activations", {"clip": 1.0, "noise_multiplier": 1.0}),
         ("labels", {"epsilon": 1.0}),
     ],

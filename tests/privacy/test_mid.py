@@ -16,7 +16,8 @@ from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.parties.party import as_inputs
 from atlas_cli.inference.export.to_folder import export
 from atlas_cli.inference.loaded_model import open_model
-from atlas_cli.models.bottleneck import Bottleneck, add_bottleneck, bottleneck_of
+from atlas_cli.models.bottleneck import Bottleneck, bottleneck_of
+from atlas_cli.models.cut_parts import CutParts
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.planning.memory.party_memory import bytes_of
 from atlas_cli.planning.memory_of_plan import build_task_of, client_memory
@@ -58,7 +59,7 @@ def test_it_begins_as_the_identity_with_noise_and_keeps_dtypes():
 
 
 def test_noise_is_that_of_party_round_and_step_and_padding_does_not_count():
-    head = add_bottleneck(torch.nn.Linear(D, 2), D, RANK)
+    head = CutParts(bottleneck=RANK).add_to(torch.nn.Linear(D, 2), D)
     z, mask = torch.zeros(2, 200, D), torch.ones(2, 200)
     mask[1, 3:] = 0
     sent, term = BottleneckNoise(0.5, 0, "a")(head, z, mask, 1, 2)

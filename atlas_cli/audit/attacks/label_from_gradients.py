@@ -16,7 +16,7 @@ from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
 from atlas_cli.federation.batches import batch_of
-from atlas_cli.models.bottleneck import SENT
+from atlas_cli.models.cut_parts import SENT
 from atlas_cli.wire.messages import FeatureGradients
 
 

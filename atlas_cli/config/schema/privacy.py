@@ -144,6 +144,17 @@ class MidConfig(Section):
     )
 
 
+class DenoiseConfig(Section):
+    """A client takes out of the features that come back what came of the noise that it sent; trained with its head."""
+
+    rank: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="Rank of the linear map from the noise and the activation of a token to what its features gain.",
+    )
+
+
 class SanTextConfig(Section):
     """Tokens are replaced by others, the likelier the nearer, before the client half; both shares make it SanText+."""
 
@@ -228,6 +239,11 @@ class _PrivacyFields(Section):
         description="Activations pass a trained bottleneck with noise, a part of the client's head; this bounds no "
         "epsilon.",
     )
+    denoise: DenoiseConfig | None = Field(
+        None,
+        description="Features that come back are denoised at the client, by a part of its head that knows the noise of "
+        "activations that it sent.",
+    )
     mask_gradients: bool = Field(
         False,
         description="Gradients that are returned for padding look like others to who reads the server's messages.",
@@ -293,7 +309,7 @@ class _PrivacyFields(Section):
 
     def in_a_step(self) -> str | None:
         """The first mechanism that acts inside a client's local step and is on."""
-        names = ("examples", "activations", "nopeek", "mid", "mask_gradients")
+        names = ("examples", "activations", "nopeek", "mid", "denoise", "mask_gradients")
         on = [name for name in names if getattr(self, name) not in (None, False)]
         return next(iter([*on, *self.added()]), None)
 

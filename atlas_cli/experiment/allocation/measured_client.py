@@ -123,6 +123,8 @@ def take_steps(
     for path, rank in plan.beside(client).items():
         d_in, d_out = plan.sizes[path]
         party.adapters.frozen[path] = [(torch.zeros(rank, d_in), torch.zeros(d_out, rank))]
+    if plan.config.privacy.denoise is not None:  # whose noise is not counted, but what the denoiser reads of it
+        party.privacy.denoises, party.privacy.activations = True, lambda activations, *when: activations.clone()
     party.privacy.bottleneck = bottleneck_noise(plan.config.privacy, plan.config.seed, name)
     usage = party.measure(tokens)
     weights = [*held[0].parameters(), *held[0].buffers(), *party.trained(), *party.output_embedding()]

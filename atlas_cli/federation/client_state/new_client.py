@@ -20,7 +20,7 @@ from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.federation.parties.zeroth_order_client import ZerothOrderClient
 from atlas_cli.models.auxiliary_head import auxiliary_head
-from atlas_cli.models.bottleneck import add_bottleneck
+from atlas_cli.models.cut_parts import CutParts
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.planning.client_plan import ClientPlan, codecs_of
 from atlas_cli.planning.method import method_of, pull_of, shares_gradients
@@ -80,20 +80,19 @@ def head_of_client(
     """The head that a client holds, before training: the task's, an auxiliary one, or none."""
     if heads_on_clients(config):
         head = build_head(base, task, config.seed, planned.task_group, device)
-        return head if config.privacy.mid is None else with_bottleneck(config, head, base, planned.task_group, device)
+        return with_cut_parts(config, head, base, planned.task_group, device)
     if planned.learns != "auxiliary":
         return None
     with forked(config.seed, "auxiliary head", planned.task_group):
         return auxiliary_head(base.model, base.config, base.family, task, base.lm_head).to(device)
 
 
-def with_bottleneck(
+def with_cut_parts(
     config: ExperimentConfig, head: nn.Module, base: FrozenBase, group: str, device: torch.device
 ) -> nn.Module:
-    """The head of a task group with the bottleneck of ``privacy.mid``, as it is before training."""
-    assert config.privacy.mid is not None
-    with forked(config.seed, "bottleneck", group):
-        return add_bottleneck(head, base.hidden_size, config.privacy.mid.rank).to(device)
+    """The head of a task group with what mechanisms add to it, as it is before training."""
+    parts = CutParts.of(config.privacy)
+    return parts.add_to(head, base.hidden_size, lambda name: forked(config.seed, name, group)).to(device)
 
 
 def needs_output(config: ExperimentConfig, clients: Iterable[ClientPlan]) -> bool:

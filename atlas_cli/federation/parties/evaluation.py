@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atlas_cli.data.collate import Batch, collate, evaluation_batches
 from atlas_cli.federation.parties.party import Halves, TrainedModel, as_inputs
 from atlas_cli.models.block_paths import layer_of
+from atlas_cli.models.denoiser import AtTheCut, denoised
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.rotary import frequencies_change_at
 from atlas_cli.models.halves.split import run_half
@@ -74,12 +75,13 @@ class Evaluator:
 
         def logits_of(batch: Batch, number: int) -> tuple[Tensor, bool]:
             inputs, mask = as_inputs(batch.inputs(), self.device)
-            activations = run_half(lower_half, mask, **inputs)
+            computed = sent = run_half(lower_half, mask, **inputs)
             if self.sent is not None:
-                activations = self.sent(activations, mask, number, model.head)
-            activations = activations.to(halves.upper.dtype)
-            hidden = run_half(upper_half, mask, inputs_embeds=activations)
-            logits = model.head(hidden, mask)
+                sent = self.sent(computed, mask, number, model.head)
+            clean = computed * mask.unsqueeze(-1).to(computed.dtype)
+            cut = AtTheCut.of(sent, clean) if sent is not computed else None
+            hidden = run_half(upper_half, mask, inputs_embeds=sent.to(halves.upper.dtype))
+            logits = model.head(denoised(model.head, hidden, cut), mask)
             smaller = min(hidden, logits, key=torch.numel)  # logits may be over a whole vocabulary
             return logits, bool(torch.isfinite(smaller).all())
 

@@ -63,15 +63,16 @@ def export(loaded: LoadedModel, to: str | Path, form: Form = "merged") -> Export
 
     Raises:
         OutputError: there is something in the folder, or it cannot be written.
-        ConfigError: the model has a bottleneck at the cut.
+        ConfigError: the model has a bottleneck or a denoiser at the cut.
         AtlasError: stock tools do not give the run's logits.
     """
-    if loaded.config.privacy.mid is not None:
-        raise ConfigError(
-            f"{loaded.run.path}: the model has a trained bottleneck at its cut, which stock tools have no place for; "
-            "use atlas predict and atlas evaluate, or train without privacy.mid",
-            key="privacy.mid",
-        )
+    for key, part in {"mid": "bottleneck", "denoise": "denoiser"}.items():
+        if getattr(loaded.config.privacy, key) is not None:
+            raise ConfigError(
+                f"{loaded.run.path}: the model has a trained {part} at its cut, which stock tools have no place for; "
+                f"use atlas predict and atlas evaluate, or train without privacy.{key}",
+                key=f"privacy.{key}",
+            )
     folder = new_folder(to)
     with folder_aside(folder) as aside:
         try:

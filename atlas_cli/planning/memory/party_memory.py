@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from atlas_cli.config.schema.experiment import Learns
-from atlas_cli.models.bottleneck import add_bottleneck
+from atlas_cli.models.cut_parts import NO_PARTS, CutParts
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.frozen.weight_format import WeightFormat
@@ -120,7 +120,7 @@ def static_memory(
     step: Step,
 ) -> StaticMemory:
     """The static memory of a party with ``half`` and the head of ``task``, if any."""
-    head = head_of(task, hidden_size, lm_head, step.bottleneck) if task is not None else []
+    head = head_of(task, hidden_size, lm_head, step.parts) if task is not None else []
     output = output_bytes(half, lm_head) if task is not None and task.causal_only else 0
     return StaticMemory(
         bytes_of([*half.parameters(), *half.buffers()]) - _left_on_disk(half, step),
@@ -146,12 +146,10 @@ def _left_on_disk(half: nn.Module, step: Step) -> int:
     return table.nbytes - row_embedding_bytes(rows, table.shape[1], step.dtype)
 
 
-def head_of(task: BaseTask, hidden_size: int, lm_head: nn.Module | None, bottleneck: int | None = None) -> list[Tensor]:
-    """The trained parameters of a task's head, without storage; with a bottleneck of that rank as a part of it."""
+def head_of(task: BaseTask, hidden_size: int, lm_head: nn.Module | None, parts: CutParts = NO_PARTS) -> list[Tensor]:
+    """The trained parameters of a task's head, without storage, with those that mechanisms add to it."""
     with torch.device("meta"):
-        head = task.build_head(hidden_size, lm_head)
-        if bottleneck is not None:
-            add_bottleneck(head, hidden_size, bottleneck)
+        head = parts.add_to(task.build_head(hidden_size, lm_head), hidden_size)
         return [p for p in head.parameters() if p.requires_grad]
 
 

@@ -23,7 +23,9 @@ from transformers import PreTrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from atlas_cli.models.adapters.lora import AdapterSet, features_of
-from atlas_cli.models.bottleneck import add_bottleneck, bottleneck_of, mean_divergence
+from atlas_cli.models.bottleneck import bottleneck_of, mean_divergence
+from atlas_cli.models.cut_parts import NO_PARTS
+from atlas_cli.models.denoiser import AtTheCut, denoised
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.meta_model import meta_model
@@ -129,8 +131,8 @@ def trace(
         upper = layers.start > 0
         half = base if whole else (server_half if upper else client_half)(base, family, _cut(layers))
         head = task.build_head(int(hf_config.hidden_size), lm_head) if task is not None else None
-        if head is not None and step.bottleneck is not None:
-            add_bottleneck(head, int(hf_config.hidden_size), step.bottleneck)
+        if head is not None:
+            step.parts.add_to(head, int(hf_config.hidden_size))
         held = [base, *([head] if head is not None else []), *([lm_head] if lm_head is not None else [])]
         weights = [t for module in held for t in (*module.parameters(), *module.buffers())]
         weights += [*adapters.parameters(), *adapters.held_frozen()]
@@ -152,17 +154,25 @@ def trace(
         with saved.counting(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=step.autocast):
             with checkpointed(half, family, ranks) if step.checkpointing else nullcontext():
                 hidden = run_half(half, mask, **inputs)
-            if head is not None and step.bottleneck is not None:
+            own = hidden
+            if head is not None and step.parts.bottleneck is not None:
                 hidden, divergence = bottleneck_of(head)(hidden, torch.randn(hidden.shape))
                 term = mean_divergence(divergence, mask)
                 del divergence
+            clean: Tensor | None = None
+            if step.parts.denoiser is not None:
+                real = mask.unsqueeze(-1).to(hidden.dtype)
+                hidden, sent = hidden * real, hidden  # as noise is added to
+                clean = hidden.detach() if own is sent else own.detach() * real
+                del sent, real
+            del own
             forward = live.peak
             if task is not None and head is not None:
-                returned = getattr(torch, step.received)
-                received = (
-                    hidden if upper or whole else hidden.detach().to(returned, copy=term is not None).requires_grad_()
-                )
-                loss = traced_loss(task, head(received, mask), step.batch, step.tokens)
+                returned, other = getattr(torch, step.received), step.parts != NO_PARTS
+                received = hidden if upper or whole else hidden.detach().to(returned, copy=other).requires_grad_()
+                cut = AtTheCut(torch.randn(received.shape), clean) if clean is not None else None
+                loss = traced_loss(task, head(denoised(head, received, cut), mask), step.batch, step.tokens)
+                del cut, clean
         if not backward:
             return StepTrace(saved.total, live.peak, forward=forward)
         if loss is not None and upper:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from atlas_cli.config.schema.experiment import Learns
 from atlas_cli.models.adapters.lora import LORA, AdapterForm
+from atlas_cli.models.cut_parts import NO_PARTS, CutParts
 from atlas_cli.models.frozen.weight_format import Quantization, WeightFormat
 
 ELEMENT = {"float32": 4, "bfloat16": 2}  # bytes of a number of a type
@@ -38,7 +39,7 @@ class Step:
         quantization: How it holds the linear layers of its blocks.
         answered: Whether a server computes a gradient at the cut, for a client that gets it.
         form: What the components of the adapters are.
-        bottleneck: The rank of the bottleneck at the cut of a client with a head; None: it has none.
+        parts: What mechanisms add to the head of a client.
     """
 
     batch: int
@@ -56,7 +57,7 @@ class Step:
     quantization: Quantization = "none"
     answered: bool = True
     form: AdapterForm = LORA
-    bottleneck: int | None = None
+    parts: CutParts = NO_PARTS
 
     @property
     def weights(self) -> WeightFormat:

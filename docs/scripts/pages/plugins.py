@@ -147,6 +147,8 @@ def _use_mechanism(name: str, mechanism: Any) -> str:
 
 _MECHANISMS = {
     "activations": "privacy: {activations: {clip: 8.0, noise_multiplier: 0.05}}",
+    "denoise": "privacy: {activations: {clip: 8.0, noise_multiplier: 0.05}, denoise: {rank: 8}}\n"
+    "training: {labels: client}",
     "examples": "privacy: {examples: {clip: 1.0, epsilon: 8}}\ntraining: {labels: client}\nserver: {rank: 0}\n"
     "aggregation: {weights: uniform}",
     "fingerprints": "privacy: {fingerprints: {clip: 1.0, noise_multiplier: 1.0}}\nclustering: {k: 2}",
