@@ -133,7 +133,7 @@ class StepCodecs:
         elif texts is not None and kind in self.feedback:
             wanted = values.float() + self.memory.read(f"lost/{kind}", texts, self.width)
             parts = codec.encode(wanted.to(values.dtype), generator)
-            decoded = codec.decode(parts, self.width)
+            decoded = codec.decode(parts, self.width).to(self.dtypes[kind])  # lost, too, is what that type rounds off
             self.memory.keep(f"lost/{kind}", texts, wanted - decoded.float())
         else:
             parts = codec.encode(values, generator)

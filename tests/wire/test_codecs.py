@@ -4,45 +4,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.codecs import cases, make
 
-from atlas_cli import discovery
 from atlas_cli.config.schema.wire import CodecConfig, WireConfig
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.planning.memory.saved_trace import LiveBytes
 from atlas_cli.testing import codecs
-from atlas_cli.wire.codecs import codec_of
 from atlas_cli.wire.codecs._bits import pack, packed_bytes, unpack
 from atlas_cli.wire.codecs.vector_quantised import DISTANCES
 from atlas_cli.wire.messages import Activations, Gradients
 from atlas_cli.wire.step_codecs import StepCodecs
 
-OPTIONS = {
-    "int8": [{}, {"block": 5}],
-    "int4": [{}, {"block": None}, {"block": 5}],
-    "nf4": [{}, {"block": None}, {"block": 5}],
-    "top-k": [{}, {"share": 1.0}, {"share": 0.5, "numbers": "bfloat16"}],
-    "random-top-k": [{}, {"share": 0.6, "alpha": 0.9}],
-    "low-rank": [{}, {"rank": 2, "bits": 8}],
-    "vector-quantised": [{}, {"pieces": 3, "levels": 5}],
-    "delta": [{}, {"codec": "low-rank", "first": "int8", "first_options": {"block": 5}}],
-}
 # the error of a number, in units of the largest of its block
 BOUNDS = {"bfloat16": 2**-8, "int8": 1 / 254, "int4": 1 / 14, "nf4": 0.152}
 GENERATOR = torch.Generator().manual_seed(0)
-
-
-def make(name, **options):
-    return codec_of(CodecConfig(codec=name, options=options), "wire.activations")
 
 
 def payload(codec, shape):
     return sum(part.bytes for part in codec.layout(shape, torch.float32).values())
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [(name, each) for name in discovery.own_names("wire.codecs") for each in OPTIONS.get(name, [{}])],
-)
+@pytest.mark.parametrize(("name", "options"), [("none", {}), *cases()])
 def test_every_codec_sends_what_its_layout_says_and_decodes_it(name, options):
     codecs.check(name, options)
 
