@@ -28,7 +28,7 @@ from atlas_cli import tasks
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.files.tokenizer_file import tokenizer_parts
 from atlas_cli.notes import say
-from atlas_cli.storage.cached_folders import cache_dir, replace
+from atlas_cli.storage.cached_folders import cache_dir, keep_newest, replace
 from atlas_cli.tasks.contract import BaseTask, Feature, Row
 
 if TYPE_CHECKING:
@@ -137,14 +137,8 @@ def _keep(key: str, encoded: Encoded, facts: dict[str, Any]) -> None:
     tensors, described = _paths(key)
     replace(tensors, content)
     replace(described, json.dumps({**facts, "sha256": hashlib.sha256(content).hexdigest()}).encode())
-    files = ((file.stat(), file) for file in tensors.parent.glob("*.safetensors"))
-    held = sorted(((found.st_mtime, found.st_size, file) for found, file in files), reverse=True)
-    total = 0  # newest first; what no longer fits goes
-    for _, size, file in held:
-        total += size
-        if total > MOST_BYTES:
-            file.unlink(missing_ok=True)
-            file.with_suffix(".json").unlink(missing_ok=True)
+    for file in keep_newest(tensors.parent.glob("*.safetensors"), MOST_BYTES):
+        file.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _packed(encoded: Encoded) -> dict[str, Tensor]:

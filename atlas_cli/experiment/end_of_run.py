@@ -30,6 +30,7 @@ def engine_figures(federation: Federation, engine: Engine) -> dict[str, Any]:
         "prefix_cache": federation.prefix_cache,
         "offload": None if offload is None else offload.store,
         "kept_texts": federation.kept_texts,
+        "untrained_logits": federation.untrained,
     }
     records: dict[str, Any] = {name: each.record() for name, each in kept.items() if each is not None}
     records["prepack"] = prepacked_record([federation.base, *federation.bases.values()])

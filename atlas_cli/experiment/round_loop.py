@@ -26,6 +26,7 @@ from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.merging.screening import require_finite_update, too_large, unfit
 from atlas_cli.federation.parties.evaluation import mean_metrics
+from atlas_cli.federation.parties.untrained_logits import UntrainedLogits
 from atlas_cli.models.adapters.lora import LORA
 from atlas_cli.printable import listed, on_one_line
 from atlas_cli.tasks.contract import Metric
@@ -65,7 +66,7 @@ def train(
                 budget.begin(0)
             ledger = set_up(federation, recorder.clusters)
             require_matching(ledger)
-            scores = evaluate(federation)
+            scores = evaluate_untrained(federation)
             best.after(0, scores)
             recorder.round(RoundResult(0, ledger, scores))
         checkpoint(0)
@@ -341,6 +342,15 @@ def evaluate(federation: Federation) -> Scores:
                         scores.clients[client] = federation.evaluator(prepared.task, prepared.local_test[client], model)
             scores.seconds[group] = time.perf_counter() - began
     return scores
+
+
+def evaluate_untrained(federation: Federation) -> Scores:
+    """Score round 0, whose logits another run may have kept."""
+    federation.untrained = federation.evaluator.untrained = UntrainedLogits(federation.config.engine)
+    try:
+        return evaluate(federation)
+    finally:
+        federation.evaluator.untrained = None
 
 
 def require_matching(ledger: Ledger) -> None:

@@ -21,6 +21,7 @@ from atlas_cli.federation.parties.party import Party, TrainedModel
 from atlas_cli.federation.parties.prefix_cache import PrefixCache
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.federation.parties.untrained_logits import UntrainedLogits
 from atlas_cli.federation.protection import Protection
 from atlas_cli.federation.under_way import UnderWay
 from atlas_cli.federation.virtual_clock import VirtualClock
@@ -99,6 +100,7 @@ class Federation(LoadedExperiment):
         evaluator: What measures the models on test data.
         prefix_cache: The cache of frozen blocks, if the config asks for it.
         kept_texts: Where codecs keep something of texts, if not in memory alone.
+        untrained: The logits of round 0 that were read or kept, in a run that computed it.
         recording: The messages that are kept for an audit, if the config asks for it.
         last_used: When each client was last used.
         fingerprints: For each client, the sum of its fingerprints so far.
@@ -114,6 +116,7 @@ class Federation(LoadedExperiment):
     evaluator: Evaluator
     prefix_cache: PrefixCache | None = None
     kept_texts: TensorStore | None = None
+    untrained: UntrainedLogits | None = None
     recording: Recording | None = None
     last_used: LastUsed = field(default_factory=LastUsed)
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,19 @@ def replace(path: Path, content: bytes) -> None:
     with Scratch(path.parent, CACHED) as folder:
         (folder / path.name).write_bytes(content)
         move(folder / path.name, path)
+
+
+def keep_newest(files: Iterable[Path], most: int) -> list[Path]:
+    """Remove the oldest of some files of a cache, where they have more than ``most`` bytes together; those removed."""
+    found = ((file.stat(), file) for file in files)
+    held = sorted(((facts.st_mtime, facts.st_size, file) for facts, file in found), reverse=True)
+    total, removed = 0, []
+    for _, size, file in held:
+        total += size
+        if total > most:
+            file.unlink(missing_ok=True)
+            removed.append(file)
+    return removed
 
 
 def _is(path: Path, sha256: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from atlas_cli.data.collate import Batch, collate, evaluation_batches
 from atlas_cli.federation.parties.party import Halves, TrainedModel, as_inputs
+from atlas_cli.federation.parties.untrained_logits import Pass, UntrainedLogits
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.denoiser import AtTheCut, denoised
 from atlas_cli.models.frozen.load import FrozenBase
@@ -18,8 +19,6 @@ from atlas_cli.models.halves.split import run_half
 from atlas_cli.tasks.contract import BaseTask, Feature, Metric
 
 CPU_TOKENS = 512  # a pass of more leaves the caches of a CPU core, and pads more: a tenth slower
-
-Pass = Callable[[Batch, int], tuple[Tensor, bool]]
 
 
 class Evaluator:
@@ -35,6 +34,7 @@ class Evaluator:
         self.batch_size, self.pad, self.device = batch_size, pad, device
         self.max_tokens = CPU_TOKENS if device.type == "cpu" else None
         self.halves = Halves(base, base, cut)
+        self.untrained: UntrainedLogits | None = None  # while models are as they were built
         # what crosses the cut, by batch and head
         self.sent: Callable[[Tensor, Tensor, int, nn.Module], Tensor] | None = None
 
@@ -48,9 +48,14 @@ class Evaluator:
     ) -> Metric:
         """The accumulator after all ``features``: the one given, else the task's."""
         metric = task.metric() if metric is None else metric
-        with self.passes(model) as logits_of:
-            for number, rows in enumerate(self.batches(features, model)):
-                batch = collate(task, [features[i] for i in rows], self.pad)
+        numbers = self.batches(features, model)
+        batches: Iterable[Batch] = (collate(task, [features[i] for i in rows], self.pad) for rows in numbers)
+        passes = self.passes(model)
+        if self.untrained is not None and self.sent is None:
+            batches = [*batches]
+            passes = self.untrained.around(passes, model.halves or self.halves, model, batches)
+        with passes as logits_of:
+            for number, batch in enumerate(batches):
                 logits, finite = logits_of(batch, number)
                 metric.diverged = metric.diverged or not finite
                 metric.update(logits, batch.labels.to(self.device), batch.features)
