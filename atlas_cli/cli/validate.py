@@ -127,23 +127,26 @@ def _table(plan: Plan, examples: dict[str, int]) -> Any:
     from atlas_cli.reports.tables import plan_table
 
     alike: dict[Any, list[ClientPlan]] = {}
-    for client in plan.clients:
-        auto = _waits_for_rank(plan, client)
-        kind = client.task_group, client.cut, auto, client.format, tuple(client.ranks.items())
-        alike.setdefault(client.name if len(plan.clients) <= ROWS else kind, []).append(client)
+    few = len(plan.clients) <= ROWS
+    for client in plan.clients if few else plan.kinds:
+        kind = client.task_group, client.cut, _waits_for_rank(plan, client), client.format, tuple(client.ranks.items())
+        alike.setdefault(client.name if few else kind, []).append(client)
+    names_of = {spec.key: plan.config.names_of(spec) for spec in plan.config.client_kinds()} if examples else {}
     rows = []
-    for client, *others in alike.values():
+    for client, *more in alike.values():
         auto = _waits_for_rank(plan, client)
+        others = len(more) if few else sum(plan.config.entry_of(c.key).count for c in (client, *more)) - 1
+        names = [client.name] if few else [name for c in (client, *more) for name in names_of.get(c.key, ())]
         ranks = sorted(set(client.ranks.values()))
         rows.append(
             (
-                client.name if not others else f"{client.name} and {len(others):,} alike",
+                client.name if not others else f"{client.name} and {others:,} alike",
                 client.task_group,
                 client.cut,
                 "auto" if auto else _span(ranks),
                 _adapter_parameters(plan, client),
                 _bytes_up(plan, client),
-                _range([examples[c.name] for c in (client, *others) if c.name in examples]),
+                _range([examples[name] for name in names if name in examples]),
             )
         )
     return plan_table(rows)

@@ -81,14 +81,22 @@ def _groups(config: ExperimentConfig) -> Iterator[Problem]:
 
 
 def _clients(config: ExperimentConfig) -> Iterator[Problem]:
-    owner: dict[str, str] = {}
-    for kind in config.client_kinds():
-        for name in config.names_of(kind):
-            if (first := owner.setdefault(name, kind.key)) != kind.key:
-                yield Problem(
-                    ("clients", kind.key.removeprefix("clients.")),
-                    f"a client named {name} also comes from {first}; rename one of the two",
-                )
+    """Names that come from two entries: one of an entry of several clients (``NAME-1`` and so on), and an entry of one
+    client that has it; others cannot be alike, so that no name need be made."""
+    several = {name: client.count for name, client in config.clients.items() if client.count > 1}
+    taken: dict[str, list[tuple[int, str]]] = {}  # by entry of several, its names that entries of one have
+    for name, client in config.clients.items():
+        entry, _, number = name.rpartition("-")
+        counted = client.count == 1 and re.fullmatch("[1-9][0-9]{0,6}", number) is not None
+        if counted and int(number) <= several.get(entry, 0):
+            taken.setdefault(entry, []).append((int(number), name))
+    order = {name: place for place, name in enumerate(config.clients)}
+    for name in config.clients:
+        for _, other in sorted(taken.get(name, [])):
+            first, second = sorted((name, other), key=order.__getitem__)
+            yield Problem(
+                ("clients", second), f"a client named {other} also comes from clients.{first}; rename one of the two"
+            )
 
 
 def _model(config: ExperimentConfig) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import AdapterForm
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at, positions_to_write
-from atlas_cli.planning.devices.devices import check_times, client_devices, server_device
+from atlas_cli.planning.devices.devices import check_times, devices_by_key, server_device
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.method_checks import check_method
 from atlas_cli.planning.wire_checks import check_wire
@@ -37,7 +37,7 @@ def check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, f
     _check_generated(config, hf_config, family)
     check_method(config, method_of(config))
     check_wire(config, method_of(config))
-    client_devices(config), server_device(config)  # every device that is named must be known
+    devices_by_key(config), server_device(config)  # every device that is named must be known
     check_times(config)
 
 

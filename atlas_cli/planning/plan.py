@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +24,7 @@ from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.frozen.rotary import depends_on_length
 from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.models.halves.split import blocks_of, client_half, server_half
+from atlas_cli.planning.alike import Alike
 from atlas_cli.planning.checks import (
     check_before_shapes,
     check_clusters,
@@ -63,7 +64,7 @@ class Plan:
     n_layers: int
     hidden_size: int
     cut: int
-    clients: tuple[ClientPlan, ...]
+    clients: Sequence[ClientPlan]
     upper_ranks: Mapping[str, int]
     features: Mapping[str, tuple[int, int]]
     parameters: Mapping[str, int]
@@ -87,6 +88,8 @@ class Plan:
     @cached_property
     def kinds(self) -> tuple[ClientPlan, ...]:
         """The first client of each entry of the config, in its order; the others of ``count`` differ in name alone."""
+        if isinstance(self.clients, Alike):
+            return self.clients.kinds
         first: dict[str, ClientPlan] = {}
         for client in self.clients:
             first.setdefault(client.key, client)
@@ -239,7 +242,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         n_layers=int(hf_config.num_hidden_layers),
         hidden_size=int(hf_config.hidden_size),
         cut=cut,
-        clients=tuple(_every_client(config, kinds)),
+        clients=_every_client(config, kinds),
         upper_ranks=upper,
         features=features,
         parameters={
@@ -265,10 +268,11 @@ def _planned_kinds(config: ExperimentConfig, base: nn.Module, family: BaseFamily
     return kinds
 
 
-def _every_client(config: ExperimentConfig, kinds: list[ClientPlan]) -> Iterator[ClientPlan]:
+def _every_client(config: ExperimentConfig, kinds: list[ClientPlan]) -> Alike[ClientPlan]:
     """All clients in the order of the config, from the first of each entry."""
-    for spec, kind in zip(config.client_kinds(), kinds, strict=True):
-        yield from map(kind.named, config.names_of(spec))
+    specs = config.client_kinds()
+    counts = [config.entry_of(spec.key).count for spec in specs]
+    return Alike(kinds, counts, lambda place: config.names_of(specs[place]))
 
 
 def _check_kept_texts(config: ExperimentConfig, clients: list[ClientPlan], hidden_size: int) -> None:
@@ -319,7 +323,7 @@ def _setup_tensors(
 
 def cuts_text(plan: Plan) -> str:
     """The split layers of all clients in words: "3", or "1 to 3" where they differ."""
-    deepest = max(client.cut for client in plan.clients)
+    deepest = max(client.cut for client in plan.kinds)
     return str(plan.cut) if deepest == plan.cut else f"{plan.cut} to {deepest}"
 
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import random
+from types import SimpleNamespace
+
 import pytest
 
+from atlas_cli.config import checks
 from atlas_cli.config.load import load_config, locating
 from atlas_cli.errors import ConfigError
 
@@ -307,3 +311,21 @@ def test_locating_fills_the_place_of_a_later_error(tmp_path, monkeypatch) -> Non
         with pytest.raises(ConfigError) as caught, locating(loaded):
             raise error
         assert str(caught.value) == text
+
+
+def test_names_that_two_entries_give_are_found_without_making_any():
+    draw, found = random.Random(0), 0
+    for _ in range(300):
+        names = draw.sample(["a", "a-1", "a-2", "a-02", "a-12", "a-1-1", "b-1", "b", "-1", "a-"], 4)
+        clients = {name: SimpleNamespace(count=draw.choice([1, 1, 2, 12])) for name in names}
+        owner, wanted = {}, []
+        for entry, client in clients.items():
+            for name in [entry] if client.count == 1 else [f"{entry}-{i}" for i in range(1, client.count + 1)]:
+                if (first := owner.setdefault(name, entry)) != entry:
+                    wanted.append(
+                        (entry, f"a client named {name} also comes from clients.{first}; rename one of the two")
+                    )
+        problems = [(problem.path[1], problem.message) for problem in checks._clients(SimpleNamespace(clients=clients))]
+        assert sorted(problems) == sorted(wanted)
+        found += len(wanted)
+    assert found > 50

@@ -13,6 +13,7 @@ from atlas_cli.data.partitions.by_column import by_column
 from atlas_cli.data.partitions.schemes import partition, split_local_test
 from atlas_cli.data.rows import RowNumbers
 from atlas_cli.errors import ConfigError
+from atlas_cli.seeding import numpy_generator
 
 
 def deal(n=100, clients=("a", "b", "c"), labels=None, seed=0, rows=None, **config):
@@ -41,6 +42,34 @@ def test_every_row_once_and_repeatable(scheme, n, clients, alpha, seed):
     assert all(shard == sorted(shard) and all(type(i) is int for i in shard) for shard in shards.values())
     assert shards == deal(n, names, seed=seed, **config)
     assert shards == deal(n, names[::-1], seed=seed, **config), "the order of clients does not matter"
+
+
+def as_published(scheme, pools, clients, alpha, rng):
+    """The first draw of a scheme, by NumPy's own ways to cut an array."""
+    if scheme == "iid":
+        return [part.tolist() for part in np.array_split(rng.permutation(len(pools[0])), clients)]
+    shards = [[] for _ in range(clients)]
+    for pool in pools:
+        cuts = np.rint(np.cumsum(rng.dirichlet(np.full(clients, alpha)))[:-1] * len(pool)).astype(int)
+        for shard, part in zip(shards, np.split(rng.permutation(pool), cuts), strict=True):
+            shard += part.tolist()
+    return shards
+
+
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet-label", "dirichlet-quantity"])
+def test_shares_are_cut_as_numpy_cuts_them(scheme):
+    pools = [list(range(101))] if scheme != "dirichlet-label" else [list(range(n, 101, 3)) for n in range(3)]
+    found = deal(101, "abcd", seed=7, scheme=scheme, alpha=2.0, min_examples=1)
+    wanted = as_published(scheme, pools, 4, 2.0, numpy_generator(7, "partition", "g"))
+    assert list(found.values()) == [sorted(shard) for shard in wanted]
+
+
+def test_rows_are_handed_out_of_one_draw_alone(monkeypatch):
+    cut, calls = schemes._cut, []
+    monkeypatch.setattr(schemes, "_cut", lambda *args: calls.append(1) or cut(*args))
+    with pytest.raises(ConfigError, match="leaves client"):
+        deal(60, clients=[f"c{i}" for i in range(50)], scheme="dirichlet-label", alpha=0.1, min_examples=1)
+    assert len(calls) == 3  # a cut for each label, though 100 draws were made
 
 
 def test_seeds_and_groups_differ():

@@ -2,18 +2,21 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from atlas_cli.cli import validate
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.wire import WireConfig
 from atlas_cli.experiment.allocation import auto_ranks
-from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
+from atlas_cli.experiment.allocation.auto_ranks import ClientRanks, plan_ranks
+from atlas_cli.experiment.allocation.device_fit import fit_to_devices
 from atlas_cli.planning import client_plan, memory_of_plan
 from atlas_cli.planning.devices.clock_notes import clock_notes
 from atlas_cli.planning.memory_assumptions import read_texts
 from atlas_cli.planning.memory_of_plan import predict
-from atlas_cli.planning.plan import make_plan
+from atlas_cli.planning.plan import ClientPlan, make_plan
 from atlas_cli.wire.step_codecs import StepCodecs
 
 PHONES = {"task_group": "g", "rank": 4, "device": "phone-6gib", "wire": {"activations": {"codec": "int8"}}}
@@ -97,6 +100,22 @@ def test_figures_of_a_count_are_those_of_as_many_entries(model_folder, method):
     assert one == other
     assert clock_notes(counted) == clock_notes(single)
     assert plan_ranks(counted, "uniform").clients == plan_ranks(single, "uniform").clients
+
+
+@pytest.mark.parametrize("rank", [4, "auto"])
+def test_a_config_is_validated_without_making_a_client_of_a_count(model_folder, monkeypatch, rank):
+    made = Counter()
+    for owner in (ClientPlan, ClientRanks):
+        monkeypatch.setattr(owner, "named", lambda self, name: made.update([name]) or replace(self, name=name))
+    phones = {**PHONES, "rank": rank, "count": 2000}
+    plan = make_plan(config_of(model_folder("gpt2"), {"phones": phones, "laptop": LAPTOP}))
+    fitted = fit_to_devices(plan.config, "uniform")
+    assert len(plan.clients) == len(fitted.clients) == 2001
+    table = validate._table(plan, {})
+    assert next(iter(table.columns[0].cells)) == "phones-1 and 1,999 alike"
+    assert table.row_count == 2 and not made
+    assert [client.name for client in fitted.clients[1998:]] == ["phones-1999", "phones-2000", "laptop"]
+    assert made.total() == 1999  # all of them when one is asked for
 
 
 def test_a_planned_client_is_a_name_and_what_it_shares(model_folder):

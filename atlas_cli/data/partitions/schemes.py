@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -80,11 +80,7 @@ def partition(
                 f" {config.min_examples}; use fewer clients, more data or a smaller partition.min_examples",
                 key="partition.min_examples",
             )
-        deal = _dealer(rows, names, config, labels, numpy_generator(seed, "partition", group), group)
-        for _ in range(DRAWS if config.scheme.startswith("dirichlet") else 1):
-            by_client = deal()
-            if min(map(len, by_client.values())) >= config.min_examples:
-                break
+        by_client = _dealt(rows, names, config, labels, numpy_generator(seed, "partition", group), group)
     few = min(clients, key=lambda client: len(by_client[client]))
     if len(by_client[few]) < config.min_examples:
         advice = "name more rows" if config.scheme == "explicit" else "use fewer clients or more data"
@@ -124,17 +120,22 @@ def split_local_test(indices: Sequence[int], share: float, seed: int, client: st
     return sorted(order[count:]), sorted(order[:count])
 
 
-def _dealer(
+def _dealt(
     rows: Sequence[Mapping[str, Any]],
     names: Sequence[str],
     config: PartitionConfig,
     labels: Sequence[str | None],
     rng: np.random.Generator,
     group: str,
-) -> Callable[[], dict[str, list[int]]]:
-    """A function that deals all rows out once, and differently at the next call where the scheme is random."""
+) -> dict[str, list[int]]:
+    """All rows by client; where a scheme leaves a client too few, that is how they are returned."""
     if config.scheme == "column":
-        return lambda: by_column(rows, names, config, rng, group)
+        return by_column(rows, names, config, rng, group)
+    if config.scheme == "iid":
+        sizes = np.full(len(names), len(rows) // len(names))
+        sizes[: len(rows) % len(names)] += 1
+        shards = _cut(rng.permutation(len(rows)), np.cumsum(sizes))
+        return dict(zip(names, shards, strict=True))
     pools = [list(range(len(rows)))]
     if config.scheme == "dirichlet-label":
         if any(label is None for label in labels):
@@ -146,23 +147,35 @@ def _dealer(
         for i, label in enumerate(labels):
             by_label.setdefault(str(label), []).append(i)
         pools = [by_label[label] for label in sorted(by_label)]
-
-    def deal() -> dict[str, list[int]]:
-        if config.scheme == "iid":
-            shards = [part.tolist() for part in np.array_split(rng.permutation(len(rows)), len(names))]
-        else:
-            shards = _dirichlet(pools, len(names), config.alpha, rng)
-        return dict(zip(names, shards, strict=True))
-
-    return deal
+    return dict(zip(names, _dirichlet(pools, len(names), config, rng), strict=True))
 
 
-def _dirichlet(pools: Sequence[list[int]], clients: int, alpha: float, rng: np.random.Generator) -> Shards:
-    """Each pool is shuffled and cut at shares drawn from a symmetric Dirichlet distribution over the clients."""
+def _dirichlet(pools: Sequence[list[int]], clients: int, config: PartitionConfig, rng: np.random.Generator) -> Shards:
+    """Each pool is shuffled and cut at shares drawn from a symmetric Dirichlet distribution over the clients.
+
+    Of ``DRAWS`` draws it is the first that leaves every client ``min_examples``, else the last. Rows are handed out of
+    this one alone: of the others only their numbers are looked at.
+    """
+    arrays, concentrations = [np.array(pool) for pool in pools], np.full(clients, config.alpha)
+    for _ in range(DRAWS):
+        drawn, sizes = [], np.zeros(clients, dtype=int)
+        for pool in arrays:
+            cuts = np.rint(np.cumsum(rng.dirichlet(concentrations))[:-1] * len(pool)).astype(int)
+            ends = np.append(cuts, len(pool))
+            drawn.append((rng.permutation(pool), ends))
+            sizes += np.diff(ends, prepend=0)
+        if sizes.min() >= config.min_examples:
+            break
     shards: Shards = [[] for _ in range(clients)]
-    for pool in pools:
-        shares = rng.dirichlet(np.full(clients, alpha))
-        cuts = np.rint(np.cumsum(shares)[:-1] * len(pool)).astype(int)
-        for shard, part in zip(shards, np.split(rng.permutation(pool), cuts), strict=True):
-            shard += part.tolist()
+    for pool, ends in drawn:
+        for shard, part in zip(shards, _cut(pool, ends), strict=True):
+            shard += part
     return shards
+
+
+def _cut(rows: np.ndarray, ends: np.ndarray) -> Iterator[list[int]]:
+    """Parts of rows, each up to its end from that of the one before."""
+    numbers, start = rows.tolist(), 0
+    for end in ends.tolist():
+        yield numbers[start:end]
+        start = end

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.schema.experiment import ClientConfig, ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.allocation.importance import measure_importance
 from atlas_cli.experiment.allocation.smaller_client import smaller_client
 from atlas_cli.federation.build import assemble
 from atlas_cli.federation.loaded_experiment import LoadedExperiment, load_experiment
 from atlas_cli.models.block_paths import by_layer
+from atlas_cli.planning.alike import Alike
 from atlas_cli.planning.client_rows import most_rows
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.devices import Device, configured_devices, find_device
@@ -49,6 +50,11 @@ class ClientRanks:
     memory: PartyMemory
     uplink: int
 
+    def named(self, name: str) -> ClientRanks:
+        """The same for another client, with which it shares all else."""
+        alike = (self.ranks, self.device, self.importance, self.allocation, self.adapter_parameters)
+        return ClientRanks(name, *alike, self.memory, self.uplink)
+
 
 @dataclass(frozen=True)
 class RankPlan:
@@ -63,7 +69,7 @@ class RankPlan:
 
     config: ExperimentConfig
     method: str
-    clients: tuple[ClientRanks, ...]
+    clients: Sequence[ClientRanks]
     loaded: LoadedExperiment | None = None
 
 
@@ -97,30 +103,29 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
         c.key: _Kind(config, plan, c, tasks[c.task_group], c.name in auto, rows.get(c.key), texts.get(c.key, 0))
         for c in plan.kinds
     }
-    for name, key in auto.items():  # what cannot fit is said before any weights are loaded
+    firsts = {kind.key: kind.name for kind in plan.kinds if kind.name in auto}
+    for key, name in firsts.items():  # what cannot fit is said before any weights are loaded
         _require_room(kinds[key], name, _probing(config, auto, config.allocation.r_min))
     loaded = load_experiment(plan) if method == "gradient" and auto else None
     importances = _importances(loaded, auto) if loaded is not None else {}
-    allocated = {name: kinds[key].allocate(rules[method], importances.get(name), name) for name, key in auto.items()}
-    resolved = _written_out(config, {name: allocation.ranks for name, allocation in allocated.items()})
+    own = firsts.values() if method == "uniform" else auto  # uniform ranks are those of all clients of an entry
+    allocated = {name: kinds[auto[name]].allocate(rules[method], importances.get(name), name) for name in own}
+    given = {name: allocated.get(name) or allocated[firsts[key]] for name, key in auto.items()}
+    resolved = _written_out(config, {name: allocation.ranks for name, allocation in given.items()})
     # a client that runs components of its group beside its own holds what the ranks of all come to
     whole = make_plan(_probing(resolved, {})) if auto and method_of(config).SELECTS else None
-    ranked: list[ClientRanks] = []
-    given: dict[str, ClientRanks] = {}  # by entry of the config, where its ranks are the same for all of its clients
-    for client in plan.clients:
-        kind, allocation = kinds[client.key], allocated.get(client.name)
-        if client.key in given:
-            ranked.append(replace(given[client.key], name=client.name))
-            continue
+
+    def ranked(client: ClientPlan) -> ClientRanks:
+        kind, allocation, name = kinds[client.key], given.get(client.name), client.name
         ranks = allocation.ranks if allocation is not None else by_layer(client.ranks, plan.family)
         paths = by_path(ranks, kind.targets)
         size, memory, uplink = plan.adapter_parameters(paths), kind.memory(paths, whole), kind.uplink(paths)
-        importance = importances.get(client.name)
-        ranked.append(ClientRanks(client.name, ranks, kind.device, importance, allocation, size, memory, uplink))
-        if client.name not in auto:
-            given[client.key] = ranked[-1]
+        return ClientRanks(name, ranks, kind.device, importances.get(name), allocation, size, memory, uplink)
+
+    alike = method == "uniform" or not auto
+    clients = plan.clients.each(ranked) if alike and isinstance(plan.clients, Alike) else [*map(ranked, plan.clients)]
     reusable = loaded if config.mode == "split-federated" else None
-    return RankPlan(resolved, method, tuple(ranked), reusable)
+    return RankPlan(resolved, method, clients, reusable)
 
 
 def _importances(loaded: LoadedExperiment, clients: Iterable[str]) -> dict[str, dict[int, float]]:
@@ -209,7 +214,8 @@ def _auto(config: ExperimentConfig) -> dict[str, str]:
     """Clients with ``rank: auto``, and where the config speaks of them."""
     if all(kind.rank != "auto" for kind in config.client_kinds()):
         return {}
-    return {spec.name: spec.key for spec in config.expanded_clients() if spec.rank == "auto"}
+    autos = (kind for kind in config.client_kinds() if kind.rank == "auto")
+    return {name: kind.key for kind in autos for name in config.names_of(kind)}
 
 
 def _require_room(kind: _Kind, name: str, least: ExperimentConfig) -> None:
@@ -230,8 +236,9 @@ def _require_room(kind: _Kind, name: str, least: ExperimentConfig) -> None:
 
 def _probing(config: ExperimentConfig, auto: Mapping[str, str], rank: int = 1) -> ExperimentConfig:
     """The config that importance is measured with: split, from the base model, every rank a number."""
+    keys = frozenset(auto.values())
     clients = {
-        name: client.model_copy(update={"rank": rank}) if f"clients.{name}" in auto.values() else client
+        name: client.model_copy(update={"rank": rank}) if f"clients.{name}" in keys else client
         for name, client in config.clients.items()
     }
     groups = {name: group.model_copy(update={"adapter": None}) for name, group in config.task_groups.items()}
@@ -239,16 +246,20 @@ def _probing(config: ExperimentConfig, auto: Mapping[str, str], rank: int = 1) -
 
 
 def _written_out(config: ExperimentConfig, ranks: Mapping[str, dict[int, int]]) -> ExperimentConfig:
-    clients = {}
-    for spec in config.expanded_clients() if ranks else config.client_kinds():
-        name = spec.key.removeprefix("clients.")
-        if spec.name in ranks:
-            by_layer = ranks[spec.name]
-            same = len(set(by_layer.values())) == 1
-            rank = next(iter(by_layer.values())) if same else by_layer
-            clients[spec.name] = config.clients[name].model_copy(update={"rank": rank, "count": 1})
-        else:
+    clients, alike = {}, dict[tuple[object, ...], ClientConfig]()
+    for kind in config.client_kinds():
+        name = kind.key.removeprefix("clients.")
+        if kind.name not in ranks:
             clients[name] = config.clients[name]
+            continue
+        for client in config.names_of(kind):
+            by_layer = ranks[client]
+            found = (name, *by_layer.items())
+            if found not in alike:
+                same = len(set(by_layer.values())) == 1
+                rank = next(iter(by_layer.values())) if same else by_layer
+                alike[found] = config.clients[name].model_copy(update={"rank": rank, "count": 1})
+            clients[client] = alike[found]
     return config.model_copy(update={"clients": clients})
 
 

@@ -7,6 +7,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.allocation.auto_ranks import RankPlan, plan_ranks
 from atlas_cli.experiment.allocation.smaller_client import smaller_client
 from atlas_cli.federation.federation import Federation
+from atlas_cli.planning.alike import Alike
 from atlas_cli.planning.devices.devices import bfloat16_slowdown
 from atlas_cli.units import format_bytes_mib
 
@@ -40,7 +41,7 @@ def fit_to_devices(config: ExperimentConfig, method: str | None = None) -> RankP
     if not must_fit(config):
         return RankPlan(config, method or config.allocation.importance, ())
     planned = plan_ranks(config, method)
-    for client in planned.clients:
+    for client in planned.clients.kinds if isinstance(planned.clients, Alike) else planned.clients:
         memory = client.device.memory if client.device else None
         if memory is not None and client.memory.peak > memory:
             spec = next(spec for spec in config.expanded_clients() if spec.name == client.name)

@@ -15,7 +15,7 @@ from atlas_cli.planning.client_plan import client_plan, codecs_of
 from atlas_cli.planning.client_rows import most_by_entry, most_rows, read_tokens
 from atlas_cli.planning.cuts.choice import choose_split
 from atlas_cli.planning.cuts.table import Setting
-from atlas_cli.planning.devices.devices import Device, client_devices, server_device
+from atlas_cli.planning.devices.devices import Device, devices_by_key, server_device
 from atlas_cli.planning.memory.embedding_rows import ASSUMED_ROWS
 from atlas_cli.planning.memory.encoding import coding_bytes
 from atlas_cli.planning.method import method_of
@@ -57,12 +57,14 @@ def _kept(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[dict[s
     """Bytes of what codecs keep of texts: the most of any client of a template, by its place in the config; and of all
     at the server."""
     check_wire(config, method_of(config))
-    clients = [client_plan(spec, 0, {}) for spec in config.expanded_clients()]
-    codecs = {c.name: codecs_of(config, c, int(hf_config.hidden_size)) for c in clients}
-    keeping = {c.name: c.task_group for c in clients if codecs[c.name].numbered}
-    tokens, _ = read_tokens(config, hf_config, keeping)
-    at_client = {name: count * codecs[name].kept_token_bytes("client") for name, count in tokens.items()}
-    at_server = sum(count * codecs[name].kept_token_bytes("server") for name, count in tokens.items())
+    width = int(hf_config.hidden_size)
+    kinds = [(kind, codecs_of(config, client_plan(kind, 0, {}), width)) for kind in config.client_kinds()]
+    keeping = {
+        name: (kind.task_group, codecs) for kind, codecs in kinds if codecs.numbered for name in config.names_of(kind)
+    }
+    tokens, _ = read_tokens(config, hf_config, {name: group for name, (group, _) in keeping.items()})
+    at_client = {name: count * keeping[name][1].kept_token_bytes("client") for name, count in tokens.items()}
+    at_server = sum(count * keeping[name][1].kept_token_bytes("server") for name, count in tokens.items())
     return most_by_entry(config, at_client), at_server
 
 
@@ -108,7 +110,7 @@ def _deepest(
 
 
 def _device(config: ExperimentConfig, spec: ClientSpec) -> Device:
-    device = client_devices(config).get(spec.name)
+    device = devices_by_key(config).get(spec.key)
     if device is None or device.memory is None:
         lacks = "no device" if device is None else f"device {device.name}, which has no memory"
         raise ConfigError(
