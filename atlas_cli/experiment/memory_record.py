@@ -7,14 +7,17 @@ with.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+
+from torch import Tensor
 
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.measured_memory import Usage, tensor_bytes
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.planning.memory.party_memory import adapter_bytes, bytes_of, head_of
 from atlas_cli.planning.memory.saved_trace import saved_by_all
+from atlas_cli.planning.memory_of_codecs import delivered_parts
 from atlas_cli.planning.memory_of_plan import reference_step, unsplit_ranks
 from atlas_cli.planning.round_bytes import Shape
 from atlas_cli.runs.record_files import RecordFiles
@@ -36,6 +39,7 @@ class MeasuredRound:
         self._began = {name: coding.began_bytes for name, coding in self._codings.items()}
         if federation.split:
             federation.server.measure()
+        self._copies = self._copies_at_server()
 
     def end(self, files: RecordFiles | None) -> None:
         """Write the measurements, and stop measuring."""
@@ -52,6 +56,8 @@ class MeasuredRound:
         self._measure_kept_texts()
         for name, coding in self._codings.items():
             self._usages[name].kept_adapters = self._began[name] + coding.lost_bytes
+        if of_server is not None:
+            of_server.kept_adapters = self._copies
         clients = {name: usage for name, usage in self._usages.items() if usage.batch_size}
         idle = [name for name in self._usages if name not in clients]
         if of_server is not None and not of_server.batch_size:
@@ -69,6 +75,29 @@ class MeasuredRound:
             "not_measured": idle,
             "references": reference_memory(self.federation, list(clients.values())),
         }
+
+    def _copies_at_server(self) -> int | None:
+        """Bytes of what the server has to know of what each client with a codec of deliveries holds; None without.
+
+        In one process these are the clients' own tensors, of idle ones those in the store.
+        """
+        aggregator, offload, away = self.federation.aggregator, self.federation.offload, dict[str, int]()
+        ends = tuple(f".lora_{part}" for part in delivered_parts(aggregator.method))
+
+        def delivered(held: Mapping[str, Tensor]) -> int:
+            return tensor_bytes(t for name, t in held.items() if name.startswith("head.") or name.endswith(ends))
+
+        copies = []
+        for member in aggregator.members.values():
+            if not member.exchanges or member.coding is None or member.coding.down is None:
+                continue
+            if offload is None or member.stored is None:
+                copies.append(delivered(member.exchanged()))
+                continue
+            if (key := member.stored.exchanged) not in away:
+                away[key] = delivered(offload.store.get(key))
+            copies.append(away[key])
+        return sum(copies) if copies else None
 
     def _measure_kept_texts(self) -> None:
         """What codecs keep of texts at both ends of the wire, at the end of the round."""

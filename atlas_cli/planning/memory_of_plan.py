@@ -17,7 +17,13 @@ from atlas_cli.planning.memory.embedding_rows import assumed_rows
 from atlas_cli.planning.memory.party_memory import PartyMemory, adapter_bytes, bytes_of, optimizer_bytes
 from atlas_cli.planning.memory.predict import predict_server, predict_split_client, predict_unsplit, predict_whole
 from atlas_cli.planning.memory.step import ELEMENT, Step
-from atlas_cli.planning.memory_of_codecs import with_codecs_of_adapters, with_codecs_of_steps
+from atlas_cli.planning.memory_of_codecs import (
+    SERVER,
+    copies_at_server,
+    kept_texts_of_parties,
+    with_codecs_of_adapters,
+    with_codecs_of_steps,
+)
 from atlas_cli.planning.method import merge_optimizer_of, method_of, pull_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.planning.round_bytes import (
@@ -33,8 +39,6 @@ from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import Adapters
 
-SERVER = "server"
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -49,6 +53,7 @@ class Prediction:
         kept: bytes of the activations that the server keeps of the texts of frozen clients, part of its cut buffers;
             None where no client is frozen, or their texts are not known.
         kept_texts: bytes of what codecs keep of texts, by party, part of its cut buffers.
+        copies: bytes of what the server keeps of deliveries that are changes, part of its cut buffers; None without.
     """
 
     shapes: Mapping[str, Shape]
@@ -60,10 +65,12 @@ class Prediction:
     rows: Mapping[str, int]
     kept: int | None = None
     kept_texts: Mapping[str, int] = field(default_factory=dict)
+    copies: int | None = None
 
     def record(self) -> dict[str, Any]:
         """The prediction as JSON in bytes, with the keys of memory.json, ``transient`` and ``peak``."""
         kept = self._kept_texts(SERVER) | ({} if self.kept is None else {"kept_activations": self.kept})
+        kept |= {} if self.copies is None else {"kept_adapters": self.copies}
         of_server = {**_parts(self.server), **kept, "batch": self._batch(SERVER)} if self.server is not None else None
         return {
             "unit": "bytes",
@@ -139,8 +146,9 @@ def predict(
         used[SERVER] = given.get(SERVER, used[largest])
     server = _server_memory(plan, tasks, used, served) if split else None
     kept_bytes = _kept_bytes(plan, kept) if kept and split else None
+    copies = copies_at_server(plan, tasks) if split else None
     if server is not None:
-        server = server.keeping((kept_bytes or 0) + kept_texts.get(SERVER, 0))
+        server = server.keeping((kept_bytes or 0) + kept_texts.get(SERVER, 0) + (copies or 0))
 
     found: dict[tuple[str, Shape], RoundBytes] = {}
 
@@ -161,6 +169,7 @@ def predict(
         rows=rows,
         kept=kept_bytes,
         kept_texts=kept_texts,
+        copies=copies,
     )
 
 
@@ -302,15 +311,6 @@ def _kept_bytes(plan: Plan, tokens: Mapping[str, int]) -> int:
     return sum(
         count * plan.codecs(plan.by_name[client]).payload_bytes("activations", 1, 1) for client, count in tokens.items()
     )
-
-
-def kept_texts_of_parties(plan: Plan, tokens: Mapping[str, int]) -> dict[str, int]:
-    """Bytes of what codecs keep of so many tokens of each client's texts, by party; none in modes without a split."""
-    if not tokens or plan.config.mode != "split-federated":
-        return {}
-    codecs = {client: plan.codecs(plan.by_name[client]) for client in tokens}
-    found = {client: count * codecs[client].kept_token_bytes("client") for client, count in tokens.items()}
-    return {**found, SERVER: sum(count * codecs[name].kept_token_bytes("server") for name, count in tokens.items())}
 
 
 class _TrainedForGroup(NamedTuple):

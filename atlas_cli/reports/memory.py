@@ -115,13 +115,16 @@ def remarks(memory: Record, peak: int | None) -> list[str]:
 
 
 def _of_codecs(memory: Record) -> list[str]:
-    """What codecs keep of texts at both ends."""
-    ends = [parts["kept_texts"] for parts in memory["clients"].values() if "kept_texts" in parts]
-    if not ends:
-        return []
-    of_server = (memory["server"] or {}).get("kept_texts", 0)
-    most, server = format_bytes_mib(max(ends)), format_bytes_mib(of_server)
-    return [f"cut buffers: what codecs keep of texts, at most {most} at a client and {server} at the server"]
+    """What codecs keep of texts, and of adapters and heads, at both ends."""
+    found = []
+    for key, what in (("kept_texts", "texts"), ("kept_adapters", "adapters and heads")):
+        ends = [parts[key] for parts in memory["clients"].values() if key in parts]
+        if ends:
+            most, server = (format_bytes_mib(size) for size in (max(ends), (memory["server"] or {}).get(key, 0)))
+            found.append(
+                f"cut buffers: what codecs keep of {what}, at most {most} at a client and {server} at the server"
+            )
+    return found
 
 
 def sources(rows: Sequence[Holder]) -> list[str]:

@@ -53,7 +53,8 @@ class HolderMemory(Record):
     kept_adapters: Count | None = Field(
         default=None,
         description="With codecs of `adapters` or `deliveries`, at a client: its copy of what it was delivered, which "
-        "it has while it trains, and with `feedback` what its uploads lost (part of `cut_buffers`).",
+        "it has while it trains, and with `feedback` what its uploads lost; at the server, with codecs of "
+        "`deliveries`: what each client was delivered last, in the round or not (part of `cut_buffers`).",
     )
     batch: Batch = Field(
         description="The batch during which it was measured: its `size` in examples, and its `tokens` with padding; "

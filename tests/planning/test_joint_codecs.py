@@ -83,6 +83,12 @@ def test_what_codecs_keep_of_texts_is_in_the_memory_of_both_ends(config_of):
     assert any("keep of all training texts" in note for note in notes)
 
 
+def test_what_the_server_keeps_of_deliveries_is_in_its_memory(config_of):
+    config = config_of({"deliveries": {"codec": "int8"}})
+    assert predicted(config)[1] > predicted(config_of())[1]
+    assert plans(config, "none")[0]["none"][0].server == predicted(config)[1]
+
+
 def test_what_the_file_says_of_codecs_stays_a_candidate(config_of):
     """Of the same codec options and feedback; of two that differ, both."""
     wire = {

@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+from support.rounds import run_round
 from support.slow import slow
 
 from atlas_cli.config.schema.wire import CodecConfig, WireConfig
 from atlas_cli.experiment.allocation.measured_client import take_steps
+from atlas_cli.experiment.memory_record import MeasuredRound
+from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.planning.memory.encoding import coding_bytes
-from atlas_cli.planning.memory_of_plan import build_task_of, client_memory, shapes_of
+from atlas_cli.planning.memory_of_plan import build_task_of, client_memory, predict, served_client, shapes_of
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.planning.round_bytes import Shape
+from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.step_codecs import StepCodecs
 
 PADDED = Shape(4, 32, True)
@@ -76,3 +80,31 @@ def test_copies_of_adapters_and_heads_are_measured_and_predicted(make_federation
     plan, task, shapes = federation.plan, federation.data["g"].task, shapes_of(recorder.measured.record())
     for name, each in memory.items():
         assert client_memory(plan, plan.by_name[name], task, shapes[name]).cut_buffers == each["cut_buffers"]
+
+
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [("fedsa", ["lora_A", "head"]), *slow(("ffa", ["lora_B", "head"]), ("rolora", ["lora_A", "lora_B", "head"]))],
+)
+def test_the_server_keeps_of_every_client_what_is_delivered_as_a_change(make_federation, method, parts):
+    """Of those that are idle and put away, too; nothing for uploads alone, whatever they lose."""
+    federation = make_federation(
+        aggregation={"method": method},
+        wire={"deliveries": {"codec": "int8"}},
+        clients={"b": {"wire": {"deliveries": {"codec": "none"}, "adapters": {"codec": "int4"}}}},
+        training={"labels": "client"},
+        engine={"offload": "1 KiB"},
+    )
+    set_up(federation)
+    with federation.at_hand(["a"]):
+        measured = MeasuredRound(federation, 1, ["a"])
+        run_round(federation, ["a"], 1, Ledger(), lambda *_: None)
+        record = measured.record()
+    with federation.at_hand("ac"):
+        held = [each for client in "ac" for each in federation.aggregator.members[client].exchanged().items()]
+        copies = sum(tensor.nbytes for name, tensor in held if any(part in name for part in parts))
+    federation.close()
+    said = predict(federation.plan, {"g": ["neg", "pos"]}, shapes_of(record), served=served_client(record))
+    for server in (record["server"], said.record()["server"]):
+        assert server["kept_adapters"] == copies
+    assert record["server"]["cut_buffers"] == said.server.cut_buffers

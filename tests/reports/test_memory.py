@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from atlas_cli.cli.memory_report import command
 from atlas_cli.errors import ResourceError
-from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, holders, memory_table
+from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, holders, memory_table, remarks
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.runs.memory_schemas import HolderMemory
 
@@ -62,6 +62,14 @@ def test_table_is_in_mib_and_says_what_was_measured():
 def test_a_mode_without_a_server_has_no_server_row():
     memory = memory_record({"a": holder()}) | {"server": None}
     assert "server" not in printed(memory)
+
+
+def test_what_codecs_keep_is_said_of_both_ends():
+    memory = memory_record({"a": holder() | {"kept_adapters": 3 * 2**20}, "b": holder() | {"kept_adapters": 2**20}})
+    memory["server"] = memory["server"] | {"kept_adapters": 4 * 2**20}
+    assert (
+        "cut buffers: what codecs keep of adapters and heads, at most 3.00 MiB at a client and 4.00 MiB at the server"
+    ) in remarks(memory, None)
 
 
 def test_every_part_of_the_schema_has_a_column():

@@ -9,7 +9,8 @@ from atlas_cli.engines.remote.steps import GRAPHS
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.frozen.kernel_order import prepacked_bytes
 from atlas_cli.planning.client_rows import tokens_of
-from atlas_cli.planning.memory_of_plan import client_memory, kept_texts_of_parties
+from atlas_cli.planning.memory_of_codecs import kept_texts_of_parties
+from atlas_cli.planning.memory_of_plan import client_memory
 from atlas_cli.planning.round_bytes import full_shape
 from atlas_cli.units import parse_bytes
 

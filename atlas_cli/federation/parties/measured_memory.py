@@ -71,7 +71,7 @@ class Usage:
     are those of the token embedding, which are part of ``frozen_weights``; None for the whole table.
     ``kept_activations`` are those that a server keeps of texts of frozen clients, of ``kept_tokens`` by client;
     ``kept_texts`` what codecs keep of texts, of ``text_tokens`` tokens at a client, and ``kept_adapters`` of adapters
-    and heads; None where they keep nothing.
+    and heads, at a server those of all clients; None where they keep nothing.
     """
 
     frozen_weights: int = 0

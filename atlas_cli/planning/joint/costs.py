@@ -16,6 +16,7 @@ from atlas_cli.planning.devices.clock import ClientWork, LocalStep
 from atlas_cli.planning.devices.cost import Work
 from atlas_cli.planning.joint.candidate import Crew
 from atlas_cli.planning.joint.space import Option, Shared, applied, coded
+from atlas_cli.planning.memory_of_codecs import copy_at_server
 from atlas_cli.planning.memory_of_plan import client_memory, server_memory
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import Plan
@@ -73,18 +74,21 @@ class Costs:
         return ClientCosts(memory, up, down, self._work(crew, client, rank, shape, sent, shared.codec))
 
     def kept(self, crew: Crew, option: Option, shared: Shared) -> int:
-        """Bytes of what the server keeps of the texts of a crew: for codecs, and of one that is frozen."""
+        """Bytes of what the server keeps of a crew: of texts for codecs, of those of one that is frozen, and of what it
+        delivered."""
         spec = spec_of(self.plan.config, crew.name, option)
+        client = self._encoded(self._client(crew, option)[0], shared.codec)
+        copies = len(crew.clients) * copy_at_server(self.plan, client, self.tasks[client.task_group])
         if spec.learns != "frozen" and not self.texts:
-            return 0
-        codecs = self.plan.codecs(self._encoded(self._client(crew, option)[0], shared.codec))
-        kept = codecs.kept_token_bytes("server") * sum(self.texts.get(client, 0) for client in crew.clients)
+            return copies
+        codecs = self.plan.codecs(client)
+        kept = copies + codecs.kept_token_bytes("server") * sum(self.texts.get(client, 0) for client in crew.clients)
         if spec.learns != "frozen":
             return kept
         return kept + codecs.payload_bytes("activations", 1, 1) * sum(self.tokens.get(c, 0) for c in crew.clients)
 
     def server(self, cuts: Mapping[str, int], dtype: str, batch: int, answered: bool) -> int:
-        """The peak of the server without what it keeps of texts.
+        """The peak of the server without what it keeps of clients.
 
         Args:
             cuts: the shallowest of each task group; ``dtype``: the widest type that comes from the shallowest of all.
