@@ -33,6 +33,7 @@ from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation import build as building
+from atlas_cli.federation import loaded_experiment
 from atlas_cli.models.frozen.load import FrozenBase, load_base
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.reports.progress import PlainProgress
@@ -133,11 +134,11 @@ def experiment(folder: Path, count: int, gpt2: bool, offload: bool = False) -> E
 
 
 def _over(base: FrozenBase, config: ExperimentConfig) -> building.Federation:
-    load, building.load_base = building.load_base, lambda *_, **__: base
+    load, loaded_experiment.load_base = loaded_experiment.load_base, lambda *_, **__: base
     try:
         return building.build(config)
     finally:
-        building.load_base = load
+        loaded_experiment.load_base = load
 
 
 def _rounds(federation: building.Federation, run: RunDirectory) -> tuple[list[float], int]:
