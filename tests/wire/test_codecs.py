@@ -11,6 +11,7 @@ from atlas_cli.errors import NonFiniteError
 from atlas_cli.planning.memory.saved_trace import LiveBytes
 from atlas_cli.testing import codecs
 from atlas_cli.wire.codecs._bits import pack, packed_bytes, unpack
+from atlas_cli.wire.codecs._blocks import scaled
 from atlas_cli.wire.codecs.vector_quantised import DISTANCES
 from atlas_cli.wire.messages import Activations, Gradients
 from atlas_cli.wire.step_codecs import StepCodecs
@@ -82,6 +83,26 @@ def test_codecs_have_the_bytes_of_their_documented_forms():
         assert payload(make(name, numbers="bfloat16"), (b, t, d)) == tokens * (2 * 76 + 95)
     assert payload(make("low-rank", rank=32, bits=4), (b, t, d)) == b * (32 * (t + d) // 2 + 8 * 32)
     assert payload(make("vector-quantised", pieces=96, levels=16), (b, t, d)) == 4 * 16 * 8 + tokens * 48
+
+
+@given(
+    st.sampled_from([None, 2, 5, 64]),
+    st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(1, 70)),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from([1.0, 1e20, 4e37, 1e-37, 1e-42]),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=40, deadline=None)
+def test_int4_sends_levels_rounded_to_the_nearest_and_of_two_to_the_even_one(block, shape, dtype, size, seed):
+    """To the bit, also where a number is half way between two: in every second case all are."""
+    draw = torch.Generator().manual_seed(seed)
+    values = (
+        torch.rand(shape, generator=draw) * 2 - 1 if seed % 2 else torch.randint(-14, 15, shape, generator=draw) / 2
+    )
+    values = (values * size).to(dtype)
+    sent = make("int4", block=block).encode(values, draw)
+    units, scale = scaled(values, block, 7)
+    assert sent["values"].equal(pack(units.round() + 8, 4)) and sent["scale"].equal(scale)
 
 
 def test_nf4_sends_the_nearest_level():

