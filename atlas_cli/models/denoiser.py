@@ -55,10 +55,14 @@ class Denoiser(nn.Module):
         return found.to(features_BTD.dtype)
 
 
+def denoises(head: nn.Module) -> bool:
+    """Whether a denoiser is a part of a head."""
+    return isinstance(getattr(head, NAME, None), Denoiser)
+
+
 def denoised(head: nn.Module, features_BTD: Tensor, cut: AtTheCut | None) -> Tensor:
     """What a head reads: the features, by the denoiser that is a part of the head where there is one."""
-    denoiser = getattr(head, NAME, None)
-    if not isinstance(denoiser, Denoiser) or cut is None:
+    if cut is None or not denoises(head):
         return features_BTD
-    found: Tensor = denoiser(features_BTD, cut)
+    found: Tensor = getattr(head, NAME)(features_BTD, cut)
     return found

@@ -12,7 +12,7 @@ from atlas_cli.data.collate import Batch, collate, evaluation_batches
 from atlas_cli.federation.parties.party import Halves, TrainedModel, as_inputs
 from atlas_cli.federation.parties.untrained_logits import Pass, UntrainedLogits
 from atlas_cli.models.block_paths import layer_of
-from atlas_cli.models.denoiser import AtTheCut, denoised
+from atlas_cli.models.denoiser import AtTheCut, denoised, denoises
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.rotary import frequencies_change_at
 from atlas_cli.models.halves.split import run_half
@@ -83,8 +83,9 @@ class Evaluator:
             computed = sent = run_half(lower_half, mask, **inputs)
             if self.sent is not None:
                 sent = self.sent(computed, mask, number, model.head)
-            clean = computed * mask.unsqueeze(-1).to(computed.dtype)
-            cut = AtTheCut.of(sent, clean) if sent is not computed else None
+            cut = None
+            if sent is not computed and denoises(model.head):
+                cut = AtTheCut.of(sent, computed * mask.unsqueeze(-1).to(computed.dtype))
             hidden = run_half(upper_half, mask, inputs_embeds=sent.to(halves.upper.dtype))
             logits = model.head(denoised(model.head, hidden, cut), mask)
             smaller = min(hidden, logits, key=torch.numel)  # logits may be over a whole vocabulary
