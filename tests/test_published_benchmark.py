@@ -1,5 +1,6 @@
 """``benchmarks/published/``: how a verdict comes about, what ends with 1, and that the page is what is on record."""
 
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -75,6 +76,25 @@ def test_a_worse_verdict_ends_with_1_and_stays_off_the_record(one_paper, capsys)
     assert out.splitlines()[-1] == "a_paper: it holds (table 1) | 2.0 | 2.5 | not reproduced"
     assert err == "worse: a_paper: it holds: not reproduced, and was reproduced\n"
     assert one_paper(2.1)([]) == 0
+
+
+def test_what_is_written_of_papers_before_is_no_change_of_the_program(tmp_path):
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    git("init")
+    for name in (*records.WRITTEN, "other.py"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("before\n")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "first")
+    found = [records.changed(tmp_path)]
+    for name in (*records.WRITTEN, "other.py"):
+        (tmp_path / name).write_text("after\n")
+        found.append(records.changed(tmp_path))
+    assert found == [False, False, False, True]
+    assert all((records.HERE.parents[1] / name).is_file() for name in records.WRITTEN)
 
 
 def test_an_interval_is_on_record_and_on_the_page(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from published.claim import Claim, Value, worse
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "records.json"
+WRITTEN = ("benchmarks/published/records.json", "docs/results/published.md")  # by ``--write``, of papers before
 SHARED = ("__init__", "all", "claim", "merging", "page", "planned", "ranked", "records", "trained")  # about no paper
 
 
@@ -70,10 +72,22 @@ def conditions() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": git.get("commit"),
-        "changed": git.get("dirty"),
+        "changed": changed(),
         "versions": {name: manifest["versions"][name] for name in kept},
         "cpu": manifest["platform"]["cpu"],
     }
+
+
+def changed(folder: Path = HERE.parents[1]) -> bool | None:
+    """Whether the checkout is not what is committed, apart from what ``--write`` writes; None outside of one."""
+    others = [f":(exclude){name}" for name in WRITTEN]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "status", "--porcelain", "--", ".", *others], capture_output=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return bool(done.stdout)
 
 
 def read(path: Path = RECORDS) -> Records:
