@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import combinations
+from itertools import chain, combinations
 
 from atlas_cli.data.rows import Rows
 from atlas_cli.errors import ConfigError
@@ -39,7 +39,7 @@ LabelsIn = Callable[[Mapping[str, object]], Iterable[str]]
 
 def count_labels(rows: Rows, labels_in: LabelsIn) -> Counter[str]:
     """How often each label occurs in the rows; labels of tokens are counted per token."""
-    return Counter(label for row in rows for label in labels_in(row))
+    return Counter(chain.from_iterable(map(labels_in, rows)))
 
 
 def counts_sentence(counts: Counts) -> str:
@@ -142,8 +142,9 @@ _FORMS: dict[str, Callable[[str], str]] = {
 
 def normal_form(name: str) -> str:
     """The normal form of a name, which near-equal names share."""
-    for form in _FORMS.values():
-        name = form(name)
+    if not name.isascii():
+        for form in _FORMS.values():
+            name = form(name)
     name = " ".join(name.split()).casefold()
     number = _number(name)
     return name if number is None else repr(number + 0.0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import gc
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -102,13 +105,25 @@ def prepare(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase, causal
     """
     groups = {}
     for name in config.task_groups:
-        with during(f"task group {name}"):
+        with during(f"task group {name}"), _without_collection():
             groups[name] = _prepare_group(config, name, tokenizer, causal)
     clusters = config.clustering is not None and config.clustering.by != "oracle"
     if clusters or config.aggregation.cross_group.strength > 0:
         overlaps = overlap_notes({name: group.data for name, group in groups.items()})
         groups = {name: replace(group, overlaps=overlaps[name]) for name, group in groups.items()}
     return groups
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Without Python's search for cycles, which goes over all rows again and again; rows and features make none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _prepare_group(
@@ -128,7 +143,7 @@ def _prepare_group(
     dealt = partition(data.train, clients, config.partition, labels, seed, name, data.numbered)
     parts = {"training": data.train, **data.held_out}
     encoded, *scored = _encoded(config, task, parts, tokenizer)
-    train, local_test = {}, {}
+    train, local_test, whole = {}, {}, all(encoded)
     for client, rows in dealt.shards.items():
         for_training, for_test = split_local_test(rows, config.partition.local_test, seed, client)
         train[client] = [feature for row in for_training for feature in encoded[row]]
@@ -139,14 +154,14 @@ def _prepare_group(
                 f" training.max_length {config.training.max_length}, and on_truncated is {rule}",
                 key=f"task_groups.{name}.data",
             )
-        most = max(map(len, parts_of(task, train[client])))
+        most = max(map(len, parts_of(task, train[client]))) if task.together else 1
         if config.training.batch_size < most:
             raise ConfigError(
                 f"{config.training.batch_size} is less than the {most} texts of a row, which are in one batch; set it"
                 f" to {most} or more",
                 key="training.batch_size",
             )
-        least, usable = config.partition.min_examples, sum(bool(encoded[row]) for row in rows)
+        least, usable = config.partition.min_examples, len(rows) if whole else sum(bool(encoded[row]) for row in rows)
         if usable < least:
             raise ConfigError(
                 f"client {client} has {usable} usable examples among its {len(rows)}, at least {least} are needed: the"
@@ -196,7 +211,7 @@ def _encoded(
 def _unread_note(data: GroupData, used: Collection[str | None]) -> str | None:
     """A source's columns that are no field of the task and not what rows are dealt or held out by; None without any."""
     read = {*data.columns, *data.columns.values(), *used}
-    unread = [column for column in dict.fromkeys(name for row in data.train for name in row) if column not in read]
+    unread = [column for column in dict.fromkeys(chain.from_iterable(data.train)) if column not in read]
     shown = listed((repr(str(name)) for name in unread), SHOWN_COLUMNS)
     return f"columns that are not read: {shown}" if unread else None
 

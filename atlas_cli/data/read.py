@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -176,7 +177,7 @@ def _each_part(source: SourceRows, change: Callable[..., Rows], key: str) -> Sou
 
 def _columns(task: type[BaseTask], data: DataConfig, rows: Rows, key: str) -> dict[str, str]:
     """Task field to the column that holds it: the configured one, else the column of the field's own name."""
-    present = list(dict.fromkeys(column for row in rows for column in row))
+    present = list(dict.fromkeys(chain.from_iterable(rows)))
     columns = {}
     for field in (*task.fields, *task.optional_fields):
         configured = getattr(data, field, None)  # a task of another package may have fields that are no key
@@ -208,7 +209,7 @@ def own_column(task: type[BaseTask], field: str, present: Collection[str]) -> st
 
 
 def _classes(train: Rows, scored: Mapping[str, Rows], task: type[BaseTask], key: str) -> list[str]:
-    classes = sorted({label for row in train for label in task.labels_in(row)})
+    classes = sorted(set(chain.from_iterable(map(task.labels_in, train))))
     if len(classes) < 2:
         what = f"all training rows have the label {classes[0]!r}" if classes else "no training row has a label"
         raise ConfigError(f"{what}; at least 2 classes are needed", key=f"{key}.data")

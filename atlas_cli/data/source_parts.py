@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, cast
 
 from atlas_cli.config.schema.partition import HoldoutConfig
@@ -104,8 +105,8 @@ class SourceParts:
 
     def _without_repeats(self, part: str, rows: Rows, own: bool, held_out: list[int]) -> Part:
         """A user's own part is changed only when asked for."""
-        known = {self._identity(row) for row in (*self.train, *self.taken)}
-        repeats = frozenset(i for i, row in enumerate(rows) if self._identity(row) in known)
+        known = {self._identity(row) for row in self._that_may_repeat(rows)}
+        repeats = frozenset(i for i, row in enumerate(rows) if self._identity(row) in known) if known else frozenset()
         what = "a training or test row" if self.taken else "a training row"
         asked = self.config.duplicates
         if asked == "error" and repeats:
@@ -123,6 +124,14 @@ class SourceParts:
                 key=f"task_groups.{self.name}.data",
             )
         return Part(kept, own, held_out, len(rows), len(repeats), rule)
+
+    def _that_may_repeat(self, rows: Rows) -> Iterator[Mapping[str, object]]:
+        """The rows of other parts, less those whose first field is a text that none of these rows has."""
+        field = next(iter(self.columns), "")
+        texts = {row.get(field) for row in rows} if all(isinstance(row.get(field), str) for row in rows) else None
+        for row in chain((self.rows[i] for i in self.left), self.taken):
+            if texts is None or not isinstance(value := row.get(field), str) or value in texts:
+                yield row
 
     def _identity(self, row: Mapping[str, object]) -> str:
         return identity(row, list(self.columns))

@@ -60,8 +60,12 @@ def with_fields(
     """
     new = dict(row)
     for field, column in columns.items():
+        value, form = row.get(column), task.forms.get(field, "text")
+        if form in ("text", "class") and type(value) is str and value.isascii() and not value.isspace() and value:
+            new[field] = value.strip() if form == "class" else value  # as most are: there is nothing else to look at
+            continue
         place = f"{where}, column {column!r}"
-        value = _value(row.get(column), task.forms.get(field, "text"), place, f"{key}.{field}", separator)
+        value = _value(value, form, place, f"{key}.{field}", separator)
         if value is None and field in task.may_be_empty and row.get(column) is not None:
             value = []  # an empty cell or list, and no missing one
         if value is not None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 FEWEST_ROWS = 500  # fewer are tokenized in less time than it takes to look them up on a slow disk
 MOST_BYTES = 2**30
+_AT_ONCE = 1000  # rows
 _LISTS = ("input_ids", "token_type_ids", "labels")
 Encoded = list[list[Feature]]
 
@@ -50,11 +51,21 @@ def encode(task: BaseTask, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBa
     found = _read(key) if key is not None else None
     if found is not None:
         return found
-    encoded = [_features(task, row, tokenizer, max_length) for row in rows]
+    parts = (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+    encoded = [features for part in parts for features in _features_of_all(task, part, tokenizer, max_length)]
     if key is not None:
         with suppress(OSError):  # a full disk, or one that cannot be written: it costs time only
             _keep(key, encoded, {"task": type(task).__module__, "rows": len(rows), "max_length": max_length})
     return encoded
+
+
+def _features_of_all(
+    task: BaseTask, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Encoded:
+    try:
+        return task.encode_all(rows, tokenizer, max_length)
+    except ConfigError:  # one by one, to say which row it is
+        return [_features(task, row, tokenizer, max_length) for row in rows]
 
 
 def _features(task: BaseTask, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Feature]:
@@ -80,8 +91,8 @@ def _key(task: BaseTask, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
     hasher = hashlib.sha256(repr([*settings, tokenizers.__version__, transformers.__version__]).encode())
     hasher.update(_source_of_tasks())
     try:
-        for row in rows:
-            hasher.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+        for start in range(0, len(rows), _AT_ONCE):
+            hasher.update(json.dumps(rows[start : start + _AT_ONCE], sort_keys=True).encode() + b"\n")
     except (TypeError, ValueError):
         return None
     return hasher.hexdigest()

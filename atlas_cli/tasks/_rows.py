@@ -81,7 +81,7 @@ def enough(text: str, tokenizer: Any, max_length: int, keep_end: bool) -> str:
     """Of a very long text the start, or the end, with more tokens than are kept: tokenizing all of it takes 200 bytes a
     character. It is cut between words, and far from the tokens that are kept, so that these are the same.
     """
-    size = max(_LONG_TEXT, 64 * max_length)
+    size = _most_characters(max_length)
     while len(text) > size:
         parts = text[-size:].split(None, 1)[1:] if keep_end else text[:size].rsplit(None, 1)[:1]
         part = parts[0] if parts else text[:size]
@@ -89,6 +89,15 @@ def enough(text: str, tokenizer: Any, max_length: int, keep_end: bool) -> str:
             return part
         size *= 4
     return text
+
+
+def is_long(text: str, max_length: int) -> bool:
+    """Whether ``enough`` cuts a text."""
+    return len(text) > _most_characters(max_length)
+
+
+def _most_characters(max_length: int) -> int:
+    return max(_LONG_TEXT, 64 * max_length)
 
 
 def _short(value: Any) -> str:

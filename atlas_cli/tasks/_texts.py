@@ -51,10 +51,30 @@ class TextTask(BaseTask):
         if truncated:
             with _rows.cutting(tokenizer, self.keep_end):
                 encoded = tokenizer(*texts, truncation=True, max_length=max_length)
-        feature = Feature(input_ids=encoded["input_ids"], labels=self._label(row), truncated=truncated)
-        if any(encoded.get("token_type_ids", ())):
-            feature["token_type_ids"] = encoded["token_type_ids"]
-        return [feature]
+        return [self._feature(row, encoded["input_ids"], encoded.get("token_type_ids", ()), truncated)]
+
+    def encode_all(self, rows: Sequence[Row], tokenizer: Any, max_length: int) -> list[list[Feature]]:
+        """``encode`` of each row: whole texts are tokenized together, and those that are to be cut by themselves."""
+        names = ("text", "text_pair") if rows and "text_pair" in rows[0] else ("text",)
+        own = getattr(self.encode, "__func__", None) is not TextTask.encode
+        alike = not own and all(("text_pair" in row) == (len(names) > 1) for row in rows)
+        texts = [[_rows.text(row, name) for row in rows] for name in names] if alike else []
+        if not rows or not alike or any(_rows.is_long(text, max_length) for each in texts for text in each):
+            return super().encode_all(rows, tokenizer, max_length)
+        encoded, fewest = tokenizer(*texts, verbose=False), tokenizer.num_special_tokens_to_add(pair=len(names) > 1)
+        types = encoded.get("token_type_ids") or [()] * len(rows)
+        return [
+            [self._feature(row, tokens, kinds, False)]
+            if fewest < len(tokens) <= max_length
+            else self.encode(row, tokenizer, max_length)
+            for row, tokens, kinds in zip(rows, encoded["input_ids"], types, strict=True)
+        ]
+
+    def _feature(self, row: Row, tokens: list[int], types: Sequence[int], truncated: bool) -> Feature:
+        feature = Feature(input_ids=tokens, labels=self._label(row), truncated=truncated)
+        if any(types):
+            feature["token_type_ids"] = list(types)
+        return feature
 
     def label_tensor(self, features: Sequence[Feature], length: int) -> Tensor:
         """One label a text (B,)."""

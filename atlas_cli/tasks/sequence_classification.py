@@ -91,7 +91,8 @@ class Task(TextTask):
     @classmethod
     def labels_in(cls, row: Row) -> list[str]:
         """The row's class name."""
-        return [_rows.class_name(_rows.field(row, "label"), "label")]
+        label = row.get("label")
+        return [label] if type(label) is str and label else [_rows.class_name(_rows.field(row, "label"), "label")]
 
     def _label(self, row: Row) -> int:
         return _rows.class_id(self.labels_in(row)[0], self.class_ids)

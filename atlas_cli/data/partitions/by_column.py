@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,18 +69,19 @@ def mapping_sentence(values: Mapping[str, list[str]], shards: Mapping[str, list[
     own = sum(client in found for client, found in values.items())
     if all(found == [client] for client, found in values.items()):
         how = "each client has the rows of its name"
-        said = [f"{client} {len(shard):,} rows" for client, shard in shards.items()]
+        said = [f"{client} {len(shard):,} rows" for client, shard in islice(shards.items(), SHOWN)]
     else:
         how = f"{own} clients have the value of their name" if own else "no value is a client's name"
         how += ", the others were dealt by size"
-        said = [f"{client}: {_listed(found)} ({len(shards[client]):,} rows)" for client, found in values.items()]
-    more = f"; and {len(said) - SHOWN} more clients (manifest.json has all)" if len(said) > SHOWN else ""
-    return f"column {config.column!r}: {how}: {'; '.join(said[:SHOWN])}{more}"
+        first = islice(values.items(), SHOWN)
+        said = [f"{client}: {_listed(found)} ({len(shards[client]):,} rows)" for client, found in first]
+    more = f"; and {len(shards) - SHOWN} more clients (manifest.json has all)" if len(shards) > SHOWN else ""
+    return f"column {config.column!r}: {how}: {'; '.join(said)}{more}"
 
 
 def _by_value(rows: Sequence[Mapping[str, Any]], config: PartitionConfig, group: str) -> dict[str, list[int]]:
     column = config.column
-    present = {name for row in rows for name in row}
+    present = set(chain.from_iterable(rows))
     if column is None:
         raise ConfigError("scheme: column needs the name of a column", key="partition.column")
     if column not in present:

@@ -1,0 +1,88 @@
+"""Shortcuts for many rows: what they give is what the long way gives."""
+
+import json
+import random
+from datetime import date
+from hashlib import sha256
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tiny_models import WORDS, word_tokenizer
+
+from atlas_cli import tasks
+from atlas_cli.data import class_names, token_cache
+from atlas_cli.data.rows import digest, identity
+from atlas_cli.data.source_parts import SourceParts
+from atlas_cli.errors import ConfigError
+from atlas_cli.tasks._texts import TextTask
+from atlas_cli.tasks.contract import BaseTask
+
+VALUES = st.text(max_size=4) | st.sampled_from(["\ud800", '"', "é", "\x00", 1, None, 2.5, ["a"]])
+ROWS = st.lists(st.dictionaries(st.sampled_from(["text", "label", "z%", 'q"']), VALUES, max_size=4), max_size=6)
+
+
+@settings(max_examples=40)
+@given(ROWS, ROWS)
+def test_the_digest_of_rows_is_that_of_their_json(train, test):
+    wanted = sha256()
+    for part in (train, test):
+        wanted.update(b"\x1e")
+        for row in part:
+            line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+            wanted.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    assert digest(train, test) == wanted.hexdigest()
+
+
+@settings(max_examples=40)
+@given(ROWS, ROWS)
+def test_rows_that_cannot_repeat_are_not_looked_at_and_none_that_does_is_missed(train, test):
+    fields = ["text", "label"]
+    parts = SimpleNamespace(columns=dict.fromkeys(fields), rows=train, left=range(len(train)), taken=[])
+    found = {identity(row, fields) for row in SourceParts._that_may_repeat(parts, test)}
+    others = {identity(row, fields) for row in test}
+    assert found & others == {identity(row, fields) for row in train} & others
+
+
+def test_a_row_of_another_text_is_not_looked_at():
+    parts = SimpleNamespace(columns={"text": 0}, rows=[{"text": "a"}, {"text": "b"}], left=[0, 1], taken=[])
+    assert [*SourceParts._that_may_repeat(parts, [{"text": "b"}])] == [{"text": "b"}]
+    parts.rows = [{"text": date(2026, 1, 1)}, {"text": "b"}]  # a date repeats its text
+    assert [*SourceParts._that_may_repeat(parts, [{"text": "2026-01-01"}])] == parts.rows[:1]
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=6))
+def test_ascii_names_have_the_normal_form_of_all_names(name):
+    wanted = name
+    for form in class_names._FORMS.values():
+        wanted = form(wanted)
+    wanted = " ".join(wanted.split()).casefold()
+    number = class_names._number(wanted)
+    assert class_names.normal_form(name) == (wanted if number is None else repr(number + 0.0))
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("keep_end", [False, True])
+def test_rows_tokenized_together_have_the_features_of_each_by_itself(monkeypatch, pair, keep_end):
+    task, tokenizer, drawn = (
+        tasks.build("sequence-classification", "ab", keep_end=keep_end),
+        word_tokenizer(False),
+        random.Random(0),
+    )
+    rows = [{"text": " ".join(drawn.choices(WORDS, k=drawn.randint(1, 9))), "label": "ab"[i % 2]} for i in range(20)]
+    if pair:
+        rows = [{**row, "text_pair": " ".join(drawn.choices(WORDS, k=drawn.randint(1, 3)))} for row in rows]
+    alone = BaseTask.encode_all(task, rows, tokenizer, 8)
+    calls, encode = [], TextTask.encode
+    monkeypatch.setattr(TextTask, "encode", lambda *of: calls.append(of) or encode(*of))
+    assert task.encode_all(rows, tokenizer, 8) == alone
+    cut = sum(features[0]["truncated"] for features in alone)
+    assert len(calls) == cut and 0 < cut < 20  # those that are to be cut
+    assert task.encode_all([], tokenizer, 8) == []
+
+
+def test_an_error_among_many_rows_names_its_row(monkeypatch):
+    rows = [{"text": f"{WORDS[0]} {WORDS[i]}", "label": "a" if i != 3 else "c"} for i in range(5)]
+    with pytest.raises(ConfigError, match=rf"label 'c' is not among .* begins '{rows[3]['text']}'"):
+        token_cache.encode(tasks.build("sequence-classification", "ab"), rows, word_tokenizer(False), 8)
