@@ -86,12 +86,12 @@ def test_what_is_written_of_papers_before_is_no_change_of_the_program(tmp_path):
     for name in (*records.WRITTEN, "other.py"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("before\n")
+        path.write_text("before\n", encoding="utf-8")
     git("add", ".")
     git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "first")
     found = [records.changed(tmp_path)]
     for name in (*records.WRITTEN, "other.py"):
-        (tmp_path / name).write_text("after\n")
+        (tmp_path / name).write_text("after\n", encoding="utf-8")
         found.append(records.changed(tmp_path))
     assert found == [False, False, False, True]
     assert all((records.HERE.parents[1] / name).is_file() for name in records.WRITTEN)
