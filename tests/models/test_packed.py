@@ -19,6 +19,7 @@ from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.load import as_base
 from atlas_cli.models.halves.last_block import run_last_block
 from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
+from atlas_cli.models.halves.short_sequences import groups_of
 from atlas_cli.models.halves.split import client_half, run_half, server_half
 from atlas_cli.testing.families import experts_one_by_one
 
@@ -172,7 +173,7 @@ def test_the_last_block_for_the_tokens_that_are_read(family, reads):
 
 
 def test_a_row_costs_what_its_real_tokens_cost():
-    """Counted, not timed: padding and other clients in the pass add nothing, frozen layers are one product a layer."""
+    """Counted, not timed: other clients in the pass add nothing, and padding only to attention, as its groups are."""
     base = shared("gpt2")
     config, half = base.config, client_half(base.model, base.family, CUT)
     lengths = (9, 2, 2, 1)
@@ -185,7 +186,8 @@ def test_a_row_costs_what_its_real_tokens_cost():
     d, tokens = config.n_embd, sum(lengths)
     linear = 2 * tokens * 12 * d * d
     lora = 2 * tokens * 4 * d * (2 + 5)  # on c_attn: d in, 3 d out
-    attention = sum(4 * length * length * d for length in lengths)
+    groups = [(len(group), max(lengths[i] for i in group)) for group in groups_of(lengths)]
+    attention = sum(4 * sequences * longest * longest * d for sequences, longest in groups)
     assert counter.get_total_flops() == CUT * (linear + attention) + lora
 
 

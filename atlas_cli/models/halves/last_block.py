@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from atlas_cli.models.halves.real_tokens import attending, is_causal, of_sequences, run_row, seen
+from atlas_cli.models.halves.attention_scope import is_causal, seen
+from atlas_cli.models.halves.real_tokens import attending, of_sequences, run_row
 
 
 class _Attended(Exception):
@@ -90,7 +91,7 @@ def _to_all(
         if read:
             q, k, v = (of_sequences(part, count) for part in parts)
             sees_all = (window is None or length <= window) and (read == [length - 1] or not is_causal(module))
-            mask = None if sees_all else seen(module, read, length, window, query.device)
+            mask = None if sees_all else seen(is_causal(module), read, length, window, query.device)
             found, _ = sdpa_attention_forward(module, q, k, v, mask, **{**options, "is_causal": False})
             outputs.append(found.flatten(0, 1))
     return torch.cat(outputs).unsqueeze(0)

@@ -1,8 +1,9 @@
 """Only real tokens: the sequences of a batch one after another in one row, each attending to itself alone.
 
 Linear layers, norms and activation functions see (1, N, D), N the number of real tokens, and compute nothing for
-padding. Attention is called once for every run of neighbouring sequences of equal length, on views of the row: it
-needs no mask, and pads nothing either. Positions count from the start of each sequence. Blocks are Hugging Face's own,
+padding. Attention of short sequences on a CPU is computed in groups of near lengths (``short_sequences``). Else it is
+called once for every run of neighbouring sequences of equal length, on views of the row: there it needs no mask, and
+pads nothing either. Positions count from the start of each sequence. Blocks are Hugging Face's own,
 which look their attention function up by name.
 """
 
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from atlas_cli.models.halves.attention_scope import is_causal, seen
+from atlas_cli.models.halves.short_sequences import attend_in_groups, serves
 from atlas_cli.models.halves.split import run_half
 
 ATTENTION = "atlas_packed"  # transformers makes no mask for an attention function that has none of its own
@@ -113,7 +116,9 @@ def positions_of(base: nn.Module, packing: Packing, input_ids: Tensor) -> Tensor
 def _each_to_itself(
     lengths: Sequence[int], module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
 ) -> Tensor:
-    """Attention within each sequence, with one call for every run of neighbours of equal length."""
+    """Attention within each sequence; of longer ones, with one call for every run of neighbours of equal length."""
+    if serves(lengths, query, options):
+        return attend_in_groups(lengths, module, query, key, value, **options)
     runs = [(length, len(list(same))) for length, same in groupby(lengths)]
     sizes = [length * count for length, count in runs]
     outputs = []
@@ -121,7 +126,7 @@ def _each_to_itself(
         q, k, v = (of_sequences(part, count) for part in parts)
         window = options.get("sliding_window")
         cut_off = window is not None and length > window
-        mask = seen(module, range(length), length, window, query.device) if cut_off else None
+        mask = seen(is_causal(module), range(length), length, window, query.device) if cut_off else None
         outputs.append(sdpa_attention_forward(module, q, k, v, mask, **options)[0].flatten(0, 1))
     return torch.cat(outputs).unsqueeze(0)
 
@@ -129,20 +134,6 @@ def _each_to_itself(
 def of_sequences(part: Tensor, count: int) -> Tensor:
     """A stretch (1, H, count * L, D_head) of a row as (count, H, L, D_head), without a copy."""
     return part[0].unflatten(1, (count, -1)).transpose(0, 1)
-
-
-def is_causal(module: nn.Module) -> bool:
-    """Whether a token sees none of those after it."""
-    return bool(getattr(module, "is_causal", True))
-
-
-def seen(module: nn.Module, places: Sequence[int], length: int, window: int | None, device: torch.device) -> Tensor:
-    """Which of ``length`` tokens those at ``places`` see, (1, 1, Q, T): themselves and (``window`` - 1 of) those
-    before, and of an encoder as many after."""
-    before = torch.tensor(places, device=device)[:, None] - torch.arange(length, device=device)
-    far = before.abs() if not is_causal(module) else before
-    sees = before >= 0 if is_causal(module) else torch.ones_like(before, dtype=torch.bool)
-    return (sees if window is None else sees & (far < window))[None, None]
 
 
 Attend = Callable[..., Tensor]
