@@ -43,10 +43,12 @@ def test_gradients_that_are_not_finite_are_not_stepped(bad):
 
 
 def test_require_finite():
-    require_finite(torch.tensor([1.0, 2.0]), "x")
-    for bad in BAD:
+    largest = torch.finfo(torch.float32).max
+    for fine in ([1.0, 2.0], [], [largest, largest], [-largest, -largest, 1.0]):  # their sum may be infinite
+        require_finite(torch.tensor(fine), "x")
+    for bad in (*([1.0, bad] for bad in BAD), BAD[:2]):
         with pytest.raises(NonFiniteError, match="loss of client a is not finite"):
-            require_finite(torch.tensor([1.0, bad]), "loss of client a")
+            require_finite(torch.tensor(bad), "loss of client a")
     assert NonFiniteError.exit_code == 4
 
 

@@ -191,6 +191,16 @@ def test_a_row_costs_what_its_real_tokens_cost():
     assert counter.get_total_flops() == CUT * (linear + attention) + lora
 
 
+def test_the_modules_of_a_half_are_looked_through_once(monkeypatch):
+    """Which of them have a config, whose attention changes for a pass: not anew for each pass."""
+    base = shared("bert")
+    half, looked = copy.copy(client_half(base.model, base.family, CUT)), []
+    modules = half.modules
+    monkeypatch.setattr(half, "modules", lambda: looked.append(1) or modules())
+    first, second = (run_packed(half, [3], torch.arange(3), input_ids=torch.arange(3)) for _ in range(2))
+    assert looked == [1] and torch.equal(first, second)
+
+
 def test_the_attention_function_is_given_back_after_an_error():
     base = shared("bert")
     half = copy.copy(client_half(base.model, base.family, CUT))

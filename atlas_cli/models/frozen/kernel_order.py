@@ -109,8 +109,9 @@ class _Prepacked(nn.Module):
     def _takes(self, x: Tensor) -> bool:
         # a tensor of a subclass (a fake one, say) has no data; a copy of the layer may be in another dtype or place
         plain = type(x) is Tensor and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
-        alike = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (x, self.weight))
-        return plain and alike and not self.weight.requires_grad and available()
+        weight = self.weight
+        alike = x.dtype == weight.dtype == torch.float32 and x.is_cpu and weight.is_cpu
+        return plain and alike and not weight.requires_grad and available()
 
     def times(self, x: Tensor, back: bool, bias: Tensor | None) -> Tensor:
         """W x + b, or W^T x."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +138,7 @@ def of_sequences(part: Tensor, count: int) -> Tensor:
 
 
 Attend = Callable[..., Tensor]
+_configs: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()  # of the modules of a half
 _attend: ContextVar[Attend] = ContextVar("what attention of the row that is computed does")
 
 
@@ -153,9 +155,11 @@ def attending(half: nn.Module, attend: Attend) -> Iterator[None]:
     from transformers import AttentionInterface  # brings every model's losses in, which planning has no use for
 
     AttentionInterface.register(ATTENTION, _attention)
-    # attention looks its function up in the config of its own module, and masks are made by that of the half
-    found = {id(module.config): module.config for module in half.modules() if hasattr(module, "config")}
-    configs: list[Any] = list(found.values())
+    if half not in _configs:
+        # attention looks its function up in the config of its own module, and masks are made by that of the half
+        found = {id(module.config): module.config for module in half.modules() if hasattr(module, "config")}
+        _configs[half] = list(found.values())
+    configs = _configs[half]
     before = [config._attn_implementation for config in configs]
     token = _attend.set(attend)
     try:

@@ -127,30 +127,34 @@ def layout_of(
     lengths: tuple[int, ...], heads: int, key_heads: int, causal: bool, window: int | None, dtype: torch.dtype
 ) -> Layout:
     """The layout of a row of sequences of these lengths."""
-    starts = torch.tensor([0, *accumulate(lengths)])
-    of_queries, of_keys = (torch.arange(n).view(key_heads, -1, 1) for n in (heads, key_heads))
+    starts, shared = torch.tensor([0, *accumulate(lengths)]), heads // key_heads
     groups: list[Group] = []
-    queries: list[Tensor] = []
-    keys: list[Tensor] = []
-    real: list[tuple[Tensor, Tensor]] = []
+    padded: list[tuple[Tensor, Tensor]] = []
     begin = 0  # of the group, in rows of keys
     for members in groups_of(lengths):
         length, batch = lengths[members[-1]], len(members) * key_heads
-        real_ST = torch.arange(length) < torch.tensor([lengths[i] for i in members])[:, None]
-        tokens = starts[members][:, None] + torch.arange(length) * real_ST
-        queries.append((tokens[:, None, None] * heads + of_queries).flatten())
-        keys.append((tokens[:, None, None] * key_heads + of_keys).flatten())
-        each = (real_ST[:, None, None].expand(-1, *head.shape[:2], -1).flatten() for head in (of_queries, of_keys))
-        real.append((next(each), next(each)))
-        shared, end = heads // key_heads, begin + batch * length
-        mask = _mask(real_ST, causal, window, key_heads, shared, dtype)
+        in_sequence = torch.arange(length)
+        real_ST = in_sequence < torch.tensor([lengths[i] for i in members])[:, None]
+        padded.append((starts[members][:, None] + in_sequence * real_ST, real_ST))
+        mask, end = _mask(real_ST, causal, window, key_heads, shared, dtype), begin + batch * length
         groups.append(Group(slice(begin * shared, end * shared), slice(begin, end), batch, length, mask))
         begin = end
-    all_queries, all_keys = torch.cat(queries), torch.cat(keys)
-    real_queries, real_keys = (torch.cat(each) for each in zip(*real, strict=True))
-    padding = (~real_queries).nonzero().squeeze(1)
-    back = _inverse(all_queries, real_queries), _inverse(all_keys, real_keys)
-    return Layout(groups, all_queries, all_keys, *back, padding)
+    queries, from_queries, padding = _gathered(padded, key_heads, shared)
+    keys, from_keys, _ = (queries, from_queries, padding) if shared == 1 else _gathered(padded, key_heads, 1)
+    return Layout(groups, queries, keys, from_queries, from_keys, padding)
+
+
+def _gathered(padded: Sequence[tuple[Tensor, Tensor]], key_heads: int, shared: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows to gather, the place of each row among them, and the places of padding, of K * ``shared`` heads.
+
+    Args:
+        padded: of each group its tokens (S, T), and which of them are real.
+    """
+    head = torch.arange(key_heads * shared).view(key_heads, shared, 1)
+    rows = torch.cat([(tokens[:, None, None] * head.numel() + head).flatten() for tokens, _ in padded])
+    real = torch.cat([real[:, None, None].expand(-1, key_heads, shared, -1).flatten() for _, real in padded])
+    places = real.nonzero().squeeze(1)
+    return rows, torch.empty_like(places).index_copy(0, rows[places], places), (~real).nonzero().squeeze(1)
 
 
 def _mask(real_ST: Tensor, causal: bool, window: int | None, key_heads: int, shared: int, dtype: torch.dtype) -> Tensor:
@@ -164,12 +168,6 @@ def _mask(real_ST: Tensor, causal: bool, window: int | None, key_heads: int, sha
         looks = (~real_ST)[:, :, None].repeat(1, shared, 1) if sees.shape[1] > 1 else real_ST.new_zeros(1, 1, 1)
         sees = ((sees & real_ST[:, None]) | looks).repeat_interleave(key_heads, 0)
     return torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, float("-inf"))
-
-
-def _inverse(rows: Tensor, real: Tensor) -> Tensor:
-    """For each row, the place among ``rows`` where it is real."""
-    places = real.nonzero().squeeze(1)
-    return torch.empty_like(places).index_copy(0, rows[places], places)
 
 
 class _Attention(torch.autograd.Function):

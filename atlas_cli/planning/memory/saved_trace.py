@@ -182,7 +182,7 @@ def trace(
         if hidden is not None and received is not hidden and hidden.requires_grad:
             del received
             gradient = torch.empty_like(hidden)
-            torch.isfinite(gradient).all()  # as ``federation.parties.numerics`` looks at what is sent
+            gradient.sum()  # as ``federation.parties.numerics`` looks at what is sent
             if term is None:
                 hidden.backward(gradient)
             else:
