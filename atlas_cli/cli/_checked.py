@@ -24,6 +24,7 @@ def checked(
         ConfigError, ResourceError, BudgetSpentError: what stands in the way of a run.
     """
     from atlas_cli.clustering.fingerprints import require_examples, takes_fingerprints
+    from atlas_cli.config.clients_of_a_run import notes_on_clients
     from atlas_cli.data.prepare import prepare
     from atlas_cli.engines.remote.cluster import require_installed
     from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit
@@ -47,7 +48,7 @@ def checked(
     load_trackers(config.trackers)
     if config.engine.name == "ray":
         require_installed()
-    notes = clock_notes(config)
+    notes = [*notes_on_clients(config), *clock_notes(config)]
     if data or not waits_for_data(config):
         fit_to_devices(plan.config, "uniform")
         notes += unpredicted(config) if must_fit(config) else []

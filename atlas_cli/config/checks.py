@@ -19,7 +19,7 @@ from atlas_cli.config.strict_yaml import KeyPath
 from atlas_cli.config.wire_checks import wire_problems
 from atlas_cli.suggest import did_you_mean
 
-MAX_CLIENTS = 100_000  # more is a typing error, and expanding them would fill the memory
+MAX_CLIENTS = 1_000_000  # that can be planned; more is a typing error
 
 _ADDRESS = re.compile(r"auto|[A-Za-z0-9_.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}")

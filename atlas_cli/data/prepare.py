@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.cycle_collection import without_collection
 from atlas_cli.data.class_names import count_labels, counts_sentence
 from atlas_cli.data.collate import collate, parts_of
 from atlas_cli.data.length_fit import Fit, fit_notes, only_whole
@@ -105,25 +104,13 @@ def prepare(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase, causal
     """
     groups = {}
     for name in config.task_groups:
-        with during(f"task group {name}"), _without_collection():
+        with during(f"task group {name}"), without_collection():
             groups[name] = _prepare_group(config, name, tokenizer, causal)
     clusters = config.clustering is not None and config.clustering.by != "oracle"
     if clusters or config.aggregation.cross_group.strength > 0:
         overlaps = overlap_notes({name: group.data for name, group in groups.items()})
         groups = {name: replace(group, overlaps=overlaps[name]) for name, group in groups.items()}
     return groups
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Without Python's search for cycles, which goes over all rows again and again; rows and features make none."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _prepare_group(

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.clustering.in_a_run import ClusteringResult
+from atlas_cli.cycle_collection import without_collection
 from atlas_cli.data.class_names import count_labels
 from atlas_cli.engines.own_step import OnStep
 from atlas_cli.experiment.memory_record import MeasuredRound
@@ -82,6 +83,10 @@ class Recorder:
     Args:
         files: None to keep records in memory only.
         after_step: called after each local step; what it raises stops the run.
+
+    Attributes:
+        metrics: all lines of metrics.jsonl so far.
+        clients: those of clients.jsonl, where there are no files: of many clients they are too many to keep.
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class Recorder:
 
         return tell
 
+    @without_collection()
     def round(self, result: RoundResult) -> RoundTime | None:
         """Record a round; return it on the virtual clock, where it has a time there.
 
@@ -129,13 +135,14 @@ class Recorder:
         shares = self._shares(kept)
         named = {*result.trained, *result.dropped, *result.scores.clients, *(c for g in sending.values() for c in g)}
         everybody = number == 0 or result.last
-        clients = [
+        clients = (
             self._client_line(result, client, shares, clock)
             for client in (federation.clients if everybody else federation.in_order(named))
-        ]
+        )
         self.metrics += lines
-        self.clients += clients
-        if self.files is not None:
+        if self.files is None:
+            self.clients += clients
+        else:
             self.files.append("metrics.jsonl", lines)
             self.files.append("clients.jsonl", clients)
             self.files.append("messages.jsonl", result.ledger.records(number))
@@ -150,8 +157,9 @@ class Recorder:
 
     def _note_headers(self, ledger: Ledger) -> None:
         """Of clients with codecs, who look at bytes, where headers are a large part of messages."""
-        plans = self.federation.plan.clients
-        whole = [client.name for client in plans if client.wire.asked() and client.wire.header != "compact"]
+        plan = self.federation.plan
+        keys = {kind.key for kind in plan.kinds if kind.wire.asked() and kind.wire.header != "compact"}
+        whole = [client.name for client in plan.clients if client.key in keys] if keys else []
         if large := ledger.headers(whole):
             shares = ", ".join(f"{share:.1%} of {kind} {way}" for (kind, way), share in large.items())
             self.progress.note(f"note: headers are {shares}; wire.header: compact makes them smaller")

@@ -13,6 +13,7 @@ from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.aggregation.mixing import laplacian_matrix, softmax_matrix
 from atlas_cli.clustering.in_a_run import ClusteringResult, cluster_clients
 from atlas_cli.config.cohorts import cohort_size
+from atlas_cli.cycle_collection import without_collection
 from atlas_cli.engines.engine import LocalSteps
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.errors import AtlasError, NonFiniteError, during
@@ -117,6 +118,7 @@ def train(
     return last_done
 
 
+@without_collection()
 def reach(federation: Federation, attendance: Attendance, ledger: Ledger, everyone: bool) -> bool:
     """Deliver a round's result to its cohort, or at the end of training to everyone, and check that they hold it."""
     if everyone:
@@ -221,6 +223,7 @@ def merge(
     return errors
 
 
+@without_collection()
 def set_up(federation: Federation, clustered: Callable[[ClusteringResult | None], None] = lambda found: None) -> Ledger:
     """Send each client its frozen weights and the initial adapters, before the first round.
 
@@ -253,12 +256,11 @@ def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> N
     aggregator, offload = federation.aggregator, federation.offload
     given: dict[tuple[object, ...], tuple[Member, Ledger, list[Message]]] = {}
     for client in clients:
-        member, sent = aggregator.members[client], list[Message]()
-        counted = Ledger(sent.append if ledger.watch is not None else None)
         if not aggregator.is_behind(client):
             continue
+        member = aggregator.members[client]
         stored, base = member.stored, federation.base_of(client)
-        alike = (*stored.keys, id(base), member.group, member.part, member.version) if stored is not None else ()
+        alike = (*stored.parts, id(base), member.group, member.part, member.version) if stored is not None else ()
         if aggregator.method.SELECTS:
             alike = (*alike, client)
         if member.coding is not None:
@@ -269,6 +271,8 @@ def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> N
             federation.last_used.record([client])
             member.version, member.delivered_sha256 = first.version, first.delivered_sha256
         else:
+            sent = list[Message]()
+            counted = Ledger(sent.append if ledger.watch is not None else None)
             with during(f"client {client}"), federation.at_hand([client]):
                 federation.clients[client].forget_moments(aggregator.deliver(client, counted))
             if stored is not None:

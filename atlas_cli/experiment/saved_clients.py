@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from atlas_cli.cycle_collection import without_collection
 from atlas_cli.federation.client_state.base_changes import named_changes, require_changes
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.client_state.state import ClientState
@@ -56,6 +57,7 @@ class SavedClients:
         self._keys: dict[str, list[str]] = {}  # of a client's parts that are among the copies
         self._seen = 0
 
+    @without_collection()
     def state_dict(self) -> StateDict:
         """``records`` (``ClientRecord``), the number of its record for each of ``clients``, and
         ``<part>/<sha256>/...``."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from atlas_cli.clustering.fingerprints import require_examples, takes_fingerprints
+from atlas_cli.config.clients_of_a_run import require_few_enough
 from atlas_cli.config.dump import dump_config
 from atlas_cli.config.load import LoadedConfig
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -214,6 +215,7 @@ def _require_unfinished(manifest: dict[str, Any], done: int, rounds: int) -> Non
 
 
 def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, list[Check]]:
+    require_few_enough(config)
     load_trackers(config.trackers)
     progress.doing("fitting clients to their devices" if must_fit(config) else "planning")
     ranks = fit_to_devices(config)

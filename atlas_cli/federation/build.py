@@ -7,6 +7,7 @@ from dataclasses import fields
 from functools import partial
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.cycle_collection import without_collection
 from atlas_cli.federation.client_state.coding import Coding
 from atlas_cli.federation.client_state.kept_texts import kept_texts_of
 from atlas_cli.federation.client_state.member import Member, weight_of
@@ -107,6 +108,7 @@ def make_server(loaded: LoadedExperiment) -> SplitServer:
     return SplitServer(loaded.base, plan.cut, tasks, setting, config.server.rank, first_layers)
 
 
+@without_collection()
 def make_clients(
     loaded: LoadedExperiment, cache: PrefixCache | None, texts: TensorStore | None
 ) -> tuple[Mapping[str, Party], dict[str, Member]]:
@@ -116,12 +118,14 @@ def make_clients(
     """
     make, served, method = _client_maker(loaded, cache, texts), _served(loaded), method_of(loaded.config)
     members: dict[str, Member] = {}
+    wires = {kind.key: kind.wire for kind in loaded.plan.kinds}
+    coded = {key: Coding.of(wire, method, loaded.config.seed) is not None for key, wire in wires.items()}
 
     def add_member(client: ClientPlan, party: Party) -> None:
         weight = weight_of(loaded.config, client, loaded.data[client.task_group])
         layers = served[client.task_group, client.cut]
         adapters = party.exchanged
-        coding = Coding.of(client.wire, method, loaded.config.seed)
+        coding = Coding.of(client.wire, method, loaded.config.seed) if coded[client.key] else None
         own = client.task_group, weight, adapters, party.head, layers
         compact = client.wire.header == "compact"
         members[client.name] = Member(*own, term=party.term, coding=coding, compact=compact)
@@ -133,11 +137,14 @@ def make_clients(
             add_member(client, clients[client.name])
         return clients, members
     alike: dict[object, tuple[str, Party]] = {}
+    starts: dict[str, tuple[str, Party]] = {}  # by entry of the config, whose clients differ in name alone
     for client in loaded.plan.clients:
-        kind = client.task_group, client.cut, client.format, tuple(client.ranks.items())
-        if kind not in alike:
-            alike[kind] = client.name, make(client.name)
-        first, party = alike[kind]
+        if client.key not in starts:
+            kind = client.task_group, client.cut, client.format, tuple(client.ranks.items())
+            if kind not in alike:
+                alike[kind] = client.name, make(client.name)
+            starts[client.key] = alike[kind]
+        first, party = starts[client.key]
         add_member(client, party)
         offload.start(client.name, party, first)
     return offload, members

@@ -71,12 +71,13 @@ class Prediction:
         """The prediction as JSON in bytes, with the keys of memory.json, ``transient`` and ``peak``."""
         kept = self._kept_texts(SERVER) | ({} if self.kept is None else {"kept_activations": self.kept})
         kept |= {} if self.copies is None else {"kept_adapters": self.copies}
+        parts = {id(m): _parts(m) for m in {id(m): m for m in self.clients.values()}.values()}  # those alike share one
         of_server = {**_parts(self.server), **kept, "batch": self._batch(SERVER)} if self.server is not None else None
         return {
             "unit": "bytes",
             "clients": {
                 name: {
-                    **_parts(m),
+                    **parts[id(m)],
                     **self._rows(name),
                     **self._kept_texts(name),
                     "batch": self._batch(name),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._heads import PooledHead, pooled_token
-from atlas_cli.tasks.contract import BaseTask, Feature, Row
+from atlas_cli.tasks.contract import BaseTask, Feature, Row, count_examples
 
 
 class TextTask(BaseTask):
@@ -69,6 +69,10 @@ class TextTask(BaseTask):
             else self.encode(row, tokenizer, max_length)
             for row, tokens, kinds in zip(rows, encoded["input_ids"], types, strict=True)
         ]
+
+    def weight(self, features: Sequence[Feature]) -> float:
+        """Examples: a text as a whole has a label."""
+        return float(count_examples(features))
 
     def _feature(self, row: Row, tokens: list[int], types: Sequence[int], truncated: bool) -> Feature:
         feature = Feature(input_ids=tokens, labels=self._label(row), truncated=truncated)

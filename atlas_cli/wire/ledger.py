@@ -20,7 +20,7 @@ _ASKED: dict[tuple[str, Direction], str] = {
 _COUNTED = ("messages", "bytes", "payload_bytes", "closed_form_bytes", "sizes")
 
 
-@dataclass
+@dataclass(slots=True)  # there may be millions
 class _Entry:
     messages: int = 0
     bytes: int = 0
@@ -75,8 +75,11 @@ class Ledger:
                 self.watch(message.to(client))
         for (_, kind, way), counted in other.entries.items():
             entry = self.entries.setdefault((client, kind, way), _Entry())
-            for name in _COUNTED:
-                setattr(entry, name, getattr(entry, name) + getattr(counted, name))
+            entry.messages += counted.messages
+            entry.bytes += counted.bytes
+            entry.payload_bytes += counted.payload_bytes
+            entry.closed_form_bytes += counted.closed_form_bytes
+            entry.sizes += counted.sizes
             entry.lose(counted.lost)
             self._bytes[client, way] = self._bytes.get((client, way), 0) + counted.bytes
 

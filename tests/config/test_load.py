@@ -231,12 +231,12 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
         (
             "count: 2",
             "count: 1000000000000",
-            "x.yaml:13: clients.laptops.count: more than 100000 clients in this config, got 1000000000000",
+            "x.yaml:13: clients.laptops.count: more than 1000000 clients in this config, got 1000000000000",
         ),
         (
             "count: 2}",
-            "count: 60000}\n  tablets: {task_group: questions, count: 50000}",
-            "x.yaml:13: clients.laptops.count: more than 100000 clients in this config, got 110001 in all",
+            "count: 600000}\n  tablets: {task_group: questions, count: 500000}",
+            "x.yaml:13: clients.laptops.count: more than 1000000 clients in this config, got 1100001 in all",
         ),
         (
             "training:",

@@ -1,6 +1,7 @@
 """What many clients over one base cost: counted, not timed."""
 
 import gc
+import json
 import random
 from collections import Counter
 from contextlib import nullcontext
@@ -13,20 +14,26 @@ from atlas_cli import SplitClient
 from atlas_cli.errors import AtlasError
 from atlas_cli.experiment import round_loop as training
 from atlas_cli.experiment import saved_clients
-from atlas_cli.experiment.recorder import Recorder, Scores
+from atlas_cli.experiment.recorder import Recorder, RoundResult, Scores
 from atlas_cli.experiment.round_loop import require_delivered, train
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.experiment.saved_clients import ClientRecord, SavedClients
+from atlas_cli.federation import build as building
 from atlas_cli.federation.client_state import member as members
+from atlas_cli.federation.client_state.coding import Coding
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging import aggregator
+from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.numerics import clip_and_step
 from atlas_cli.federation.parties.optimizers import build_optimizer
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
 from atlas_cli.models.frozen import load
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.storage import tensor_store
+from atlas_cli.wire import messages
 
 RANK, LAYERS = 4, 4  # two of the model's four blocks, two adapters each
 
@@ -118,6 +125,41 @@ def test_a_round_costs_what_its_cohort_does(many, monkeypatch, tmp_path, method,
         assert [each["_client_line"] for each in found] == [clients, 2, 2, 2, clients]
         assert [each["_look_at"] for each in found] == [clients, 2, 2, 2, clients]
         assert memory or found[-1]["sha256_tensors"] >= clients * 2 * LAYERS  # the last round trusts no counter
+
+
+def test_what_is_sent_to_all_is_made_once_for_clients_that_are_away_and_alike(many, monkeypatch, tmp_path):
+    made, counts = Counter(), []
+    for owner, name in (
+        (building, "new_client"),
+        (Coding, "of"),
+        (Aggregator, "deliver"),
+        (messages, "serialized_size"),
+    ):
+        real = getattr(owner, name)
+        call = lambda *of, real=real, name=name, **named: made.update([name]) or real(*of, **named)  # noqa: E731
+        monkeypatch.setattr(owner, name, call)
+    for n in (20, 60):
+        made.clear()
+        federation = many(n, engine={"offload": "1 KiB"}, output={"dir": str(tmp_path)})
+        ledger = training.set_up(federation)
+        assert ledger.total("down", federation.clients) == (n + 2) * ledger.total("down", ["c"]) > 0
+        federation.offload.store.close()
+        counts.append(Counter(made))
+    assert counts[0] == counts[1] and {"new_client", "of", "deliver", "serialized_size"} == set(made)
+
+
+def test_lines_of_clients_are_written_and_not_kept(many, monkeypatch, tmp_path):
+    found = []
+    for files in (None, RecordFiles(RunDirectory.create(tmp_path, "many", 0))):
+        recorder = quiet(made := many(3))
+        recorder.files = files
+        recorder.round(RoundResult(0, training.set_up(made), Scores()))
+        found.append(recorder.clients)
+    assert (
+        len(found[0]) == 5
+        and found[1] == []
+        and files.run.read_lines("clients.jsonl") == json.loads(json.dumps(found[0]))
+    )
 
 
 def test_a_write_to_a_client_that_takes_no_part_is_found(many, train_quietly):

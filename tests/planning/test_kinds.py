@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 
 from atlas_cli.cli import validate
+from atlas_cli.config.clients_of_a_run import MOST_IN_A_RUN, notes_on_clients, require_few_enough
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.wire import WireConfig
+from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.allocation import auto_ranks
 from atlas_cli.experiment.allocation.auto_ranks import ClientRanks, plan_ranks
 from atlas_cli.experiment.allocation.device_fit import fit_to_devices
+from atlas_cli.experiment.session import _ready
 from atlas_cli.planning import client_plan, memory_of_plan
 from atlas_cli.planning.devices.clock_notes import clock_notes
 from atlas_cli.planning.memory_assumptions import read_texts
@@ -116,6 +119,17 @@ def test_a_config_is_validated_without_making_a_client_of_a_count(model_folder, 
     assert table.row_count == 2 and not made
     assert [client.name for client in fitted.clients[1998:]] == ["phones-1999", "phones-2000", "laptop"]
     assert made.total() == 1999  # all of them when one is asked for
+
+
+def test_more_clients_than_a_run_has_are_planned_and_not_trained(model_folder):
+    config = config_of(model_folder("gpt2"), {"phones": {**PHONES, "count": 999_999}, "laptop": LAPTOP})
+    plan = make_plan(config)
+    assert len(plan.clients) == 10**6 and "_all" not in vars(plan.clients)  # none of them was made
+    assert notes_on_clients(config) == ["1,000,000 clients are planned, and not trained: a run has at most 100,000"]
+    with pytest.raises(ConfigError, match=r"clients.phones.count: a run has at most 100000 .* has 1000000; lower it"):
+        _ready(config, None)  # before anything is shown or read
+    few = config_of(model_folder("gpt2"), {"phones": {**PHONES, "count": MOST_IN_A_RUN}})
+    assert notes_on_clients(few) == [] and require_few_enough(few) is None
 
 
 def test_a_planned_client_is_a_name_and_what_it_shares(model_folder):

@@ -180,7 +180,7 @@ class Member:
     @property
     def exchanges(self) -> bool:
         """Whether it has anything to send and receive; a client without adapters has no head either."""
-        return bool(self.ranks)
+        return bool(self.adapters.ranks if self.stored is None else self.stored.ranks)
 
     @property
     def ranks(self) -> dict[str, int]:
