@@ -23,6 +23,7 @@ def test_each_step_is_where_the_page_says(function, path):
     assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["draw_rooms.py", "draw_concepts.py", "draw_stories.py"])
 def test_pictures_are_what_their_script_draws(script):
     done = subprocess.run([sys.executable, str(ROOT / "docs" / "scripts" / script), "--check"], cwd=ROOT)

@@ -87,6 +87,7 @@ def test_merges_of_clients_at_their_optimum_follow_theory(name):
         assert group[rounds - 1] == pytest.approx(CLOSED[name](even(), rounds), rel=1e-5, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_turns_of_near_components_grow_with_delta_svd():
     # above 1 / (1 + 0.6 lr / (2 - lr)), for six clients of ten: 0.625 and, at a server rate of 0.5, 0.833
     for ratio, lr, grows in ((0.6, 1, False), (0.8, 1, True), (0.8, 0.5, False)):

@@ -147,6 +147,7 @@ assert main(["status", *map(str, Path("runs").iterdir())]) == 0
     assert "packages" not in check_run(run)["inputs"]
 
 
+@pytest.mark.slow
 def test_a_method_with_state_and_a_task_with_a_head_train_in_bfloat16(install, tmp_path, model_folder, capsys):
     texts = {Path(path).stem: text for path, text in PART.findall(EXTENDING)}
     modules = {f"lab_{name}": texts[name] for name in ("server_momentum", "topics")}

@@ -79,6 +79,7 @@ def test_the_example_of_every_public_name_gives_what_it_shows(tmp_path, monkeypa
         assert runner.run(example).failed == 0, name
 
 
+@pytest.mark.slow
 def test_prototype_calls():
     client = gpt2_client()
     server = gpt2_server()
@@ -173,6 +174,7 @@ def experiment():
     return clients, server, data, groups, rounds
 
 
+@pytest.mark.slow
 def test_round_metrics(experiment):
     *_, rounds = experiment
     for metrics in rounds:

@@ -59,6 +59,7 @@ def test_a_run_prints_nothing_and_gives_records_that_pandas_takes(config, runs, 
     assert (model.owner.name, model.round) == ("b-1", 1)
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_a_run_that_goes_on_as_if_there_had_been_none(config, runs, tmp_path):
     def interrupt(records):
         if records[0]["round"] == 1:
@@ -90,6 +91,7 @@ def test_errors_are_exceptions(config, runs, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_what_a_run_shows_when_asked(config, runs, capfd):
     run(config, [f"output.dir={runs['output.dir']}", "training.rounds=1"], show=True)
     assert "round 1/1" in capfd.readouterr().out

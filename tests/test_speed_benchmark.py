@@ -76,6 +76,7 @@ class EnoughError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_others_have_the_losses_and_the_trained_values_of_atlas(make_arena, family):
     arena = make_arena(family)
@@ -100,6 +101,7 @@ def test_others_have_the_losses_and_the_trained_values_of_atlas(make_arena, fami
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_everybody_trains_on_every_text_of_an_epoch(make_arena):
     arena = make_arena("gpt2")
     texts = sum(len(arena.texts(client)) for client in arena.clients)
@@ -123,6 +125,7 @@ def test_a_round_of_atlas_is_a_turn(make_arena):
     rounds.close()
 
 
+@pytest.mark.slow
 def test_rounds_of_trainers_begin_at_the_mean_and_end_in_it(make_arena):
     arena = make_arena("gpt2", steps=1)  # one batch a client and round: in whichever order its texts come
     rounds, model = TrainerRounds(arena), whole_model(arena)

@@ -70,6 +70,7 @@ def test_methods_without_a_group_adapter_have_no_error(errors):
     assert errors["none"] == (None, None) and errors["fedsa"] == (None, None)
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_parts_that_travel():
     d, ranks = 128, sum(benchmark.RANKS)
     for name, up, down in (

@@ -91,6 +91,7 @@ def test_a_sum_is_exact_whether_stacked_or_dense(ranks, seed, dtype):
 ROW = STACK_COPIES * 8 * (200 + 300)  # what a rank takes in a layer of 300 x 200
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(2, 40), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_a_cap_is_never_passed_and_what_it_costs_is_bounded(ranks, room, seed):

@@ -165,6 +165,7 @@ def test_computes_its_equation(group):
             assert merged.base == {}
 
 
+@pytest.mark.slow
 @given(groups(), st.randoms(use_true_random=False))
 @settings(max_examples=80, deadline=None)
 def test_the_order_of_clients_does_not_matter(group, random):

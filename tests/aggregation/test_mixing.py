@@ -50,6 +50,7 @@ def test_sizes_and_likeness_weigh():
     assert laplacian_matrix(cosines, 0.5)[0, 2] == 0  # opposed groups are no neighbours
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(2, 4), min_size=2, max_size=3), st.integers(0, 99), st.floats(0.1, 1))
 @settings(max_examples=30, deadline=None)
 def test_mixing_is_that_of_dense_updates_cut_to_the_groups_rank(ranks, seed, strength):

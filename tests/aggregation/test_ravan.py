@@ -159,6 +159,7 @@ def ready(make_config):
     return make
 
 
+@pytest.mark.slow
 def test_a_run_of_unequal_heads(ready):
     """Every client begins a round with what the group computes; bytes do not depend on the layer, work is counted."""
     one, ledger = ready(training={"client_optimizer": {"lr": 0.05}}), Ledger()

@@ -78,6 +78,7 @@ def test_equal_ranks_and_equal_A_give_the_plain_weighted_mean_of_updates(group):
         close(delta(merged[path]), exact, exact.dtype)
 
 
+@pytest.mark.slow
 @given(groups(), st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
 def test_order_of_clients_does_not_matter(group, random):
@@ -102,6 +103,7 @@ def test_identical_clients_are_a_fixed_point(group, copies):
         close(delivered[path].B, updates[0].adapters[path].B, dtype_of(current))
 
 
+@pytest.mark.slow
 @given(groups(), st.integers(1, 5))
 @settings(max_examples=50, deadline=None)
 def test_delivered_is_the_merged_adapter_truncated_to_the_ranks_of_the_receiver(group, rank):

@@ -42,6 +42,7 @@ def evidence(trained):
     return Evidence.of_run(trained(**RECORDED))
 
 
+@pytest.mark.slow
 def test_truth_belongs_to_the_messages(evidence):
     for step in evidence.steps:
         sent = step.read(Activations)
@@ -58,6 +59,7 @@ def test_what_the_attacker_makes_is_what_a_client_sends(evidence):
     torch.testing.assert_close(made.activations, seen.activations)
 
 
+@pytest.mark.slow
 def test_random_activations_stay_at_chance(evidence, monkeypatch):
     monkeypatch.setattr(_forward_match, "STEPS", 2)  # whatever it moves to makes something else
     noisy = replace(evidence)
@@ -91,6 +93,7 @@ def test_tokens_of_an_undefended_tiny_model_are_recovered(evidence, name, monkey
     assert (figure.best, figure.examples, figure.channel) == (1.0, texts, "activations")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [bisr, decoder_inverter])
 def test_readers_of_texts_find_what_is_in_the_activation_of_another_token(module):
     """Each activation is the embedding of the token after it; ridge regression, which sees one at a time, is lost."""
@@ -137,6 +140,7 @@ def test_readers_of_texts_know_of_noise_and_find_the_same_again(trained, name, m
     assert found.value > found.floor
 
 
+@pytest.mark.slow
 def test_a_match_finds_what_the_client_read_from_a_guess_that_is_wrong_in_places(evidence):
     """And leaves a guess alone of which nothing else makes what was sent."""
     step = evidence.steps[0]
@@ -147,6 +151,7 @@ def test_a_match_finds_what_the_client_read_from_a_guess_that_is_wrong_in_places
     assert (found == seen.ids).double().mean() > 0.9 > (wrong == seen.ids).double().mean()
 
 
+@pytest.mark.slow
 def test_gradients_of_features_tell_the_text_whose_labels_stay(trained):
     """Of a language model: without the first token of a text, which is no label."""
     changes = {**RECORDED, "training": {**RECORDED["training"], "labels": "client"}}
@@ -177,6 +182,7 @@ def test_embeddings_are_compared_in_the_width_of_the_blocks():
     assert torch.equal(token_vectors(bert), bert.model.get_input_embeddings().weight)
 
 
+@pytest.mark.slow
 def test_a_run_whose_clients_were_put_away_is_attacked_alike(trained, evidence):
     offloaded = Evidence.of_run(trained(**RECORDED, engine={"offload": "1 KiB"}))
     found, expected = (audit(each, ["nearest-embedding", "membership"]) for each in (offloaded, evidence))
@@ -205,6 +211,7 @@ def test_changes_are_put_together_as_the_server_did(trained):
         found.tokens(found.steps[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "holds"),
     [
@@ -230,6 +237,7 @@ def test_attacks_are_made_with_the_defence_that_is_in_force(trained, evidence, a
     assert holds(attack(evidence).value, attack(defended).value)
 
 
+@pytest.mark.slow
 def test_randomised_labels_are_scored_against_the_true_ones(trained):
     training = {**RECORDED["training"], "labels": "client"}
     privacy = {"labels": {"epsilon": 0.01}}
@@ -238,6 +246,7 @@ def test_randomised_labels_are_scored_against_the_true_ones(trained):
     assert figure.low <= 0.6 and figure.value < 0.75  # of two classes, drawn all but at random
 
 
+@pytest.mark.slow
 def test_membership_is_judged_with_the_true_labels_of_members(trained, monkeypatch):
     noisy = {"partition": {"local_test": 0.4}, "privacy": {"labels": {"epsilon": 0.01}}}
     evidence, judged = Evidence.of_run(trained(**RECORDED, **noisy)), []
@@ -255,6 +264,7 @@ def test_lengths_are_in_the_rows_that_are_zero(evidence):
     assert figure.value == 1.0 and figure.floor < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["sequence-classification", "token-classification", "causal-lm"])
 def test_labels_that_stay_on_the_client_are_in_its_gradients(trained, task):
     changes = {**RECORDED, "training": {**RECORDED["training"], "labels": "client"}}
@@ -355,6 +365,7 @@ def test_an_audit_names_what_it_did_not_measure(evidence):
     assert audit(evidence, ["label-from-gradients"])["privacy_score"] is None
 
 
+@pytest.mark.slow
 def test_attacks_that_need_classes_are_left_out_where_labels_are_numbers(trained):
     changes = {**RECORDED, "training": {**RECORDED["training"], "labels": "client"}}
     found = audit(Evidence.of_run(trained(task="regression", **changes)), ["label-from-gradients", "nearest-embedding"])
@@ -401,12 +412,14 @@ def test_bad_input(trained, capsys, args, code, says):
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nearest-embedding", "length-from-gradients", "lira"])
 def test_they_keep_what_every_attack_promises(trained, name):
     found = conformance.check(name, trained(**RECORDED).path)
     assert ("--lira" in found) if name == "lira" else found.examples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "promise"),
     [

@@ -51,6 +51,7 @@ def found(evidence, column):
     return attack_of("attribute-inference").attack(replace(evidence, attribute=column))
 
 
+@pytest.mark.slow
 def test_what_texts_name_is_found_though_the_task_reads_it_nowhere(evidence):
     figure = found(evidence, "city")
     assert figure.low > 0.8 > figure.floor
@@ -88,6 +89,7 @@ def test_labels_in_the_clear_are_no_attribute(evidence, monkeypatch):
         attack_of("attribute-inference").attack(evidence)
 
 
+@pytest.mark.slow
 def test_groups_without_the_column_are_left_out_and_counted(config, tmp_path):
     """As in a run of several tasks, of which one file has it."""
     group, other = config["task_groups"]["g"], tmp_path / "towns.csv"

@@ -43,7 +43,8 @@ def record(toy, patch, rounds, **changes):
     return run, began
 
 
-@pytest.mark.parametrize("method", ["flora by int8", "scaffold", *slow("flora", "fedex", "ffa", "rolora", "fed-plora")])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["flora by int8", "scaffold", "flora", "fedex", "ffa", "rolora", "fed-plora"])
 def test_is_what_clients_held_and_sent_with(toy, monkeypatch, method):
     method, _, codec = method.partition(" by ")
     wire = {"deliveries": {"codec": codec}} if codec else {}
@@ -97,6 +98,7 @@ def test_changes_by_a_codec_are_added_up(toy, monkeypatch, method):
         evidence.party(client, 4)
 
 
+@pytest.mark.slow
 def test_inverters_fall_back_to_round_1_where_changes_cannot_be_told(toy, monkeypatch):
     training = {"rounds": 2, "local_steps": 1}
     wire = {"deliveries": {"codec": "int8"}}
@@ -109,6 +111,7 @@ def test_inverters_fall_back_to_round_1_where_changes_cannot_be_told(toy, monkey
     assert "inverters of later rounds had the adapters with which round 1 began" in figure.note
 
 
+@pytest.mark.slow
 def test_what_was_not_recorded_is_said_and_not_left_out(toy, monkeypatch):
     run, _ = record(toy, monkeypatch, [5], **MISSED, aggregation={"method": "flora"})
     evidence = Evidence.of_run(run)
@@ -120,6 +123,7 @@ def test_what_was_not_recorded_is_said_and_not_left_out(toy, monkeypatch):
         evidence.party(client, 5)
 
 
+@pytest.mark.slow
 def test_steps_that_send_seldom_or_new_texts_alone_are_told_by_what_they_sent(toy, monkeypatch):
     """An auxiliary client sends every other step, a frozen one each text once, of 27 in three epochs."""
     kinds = {"a": {"learns": "auxiliary"}, "b": {"learns": "frozen", "rank": 0}}

@@ -17,6 +17,7 @@ from atlas_cli.planning.cuts.leakage import KNOWN
 from atlas_cli.privacy.mechanisms.nopeek import distance_correlation
 
 
+@pytest.mark.slow
 def test_trace_estimate_is_unbiased():
     torch.manual_seed(0)
     function = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5))
@@ -77,6 +78,7 @@ def test_what_is_measured_chooses_the_cut(config_path, tmp_path, capsys):
     assert "leaks more than 0.0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_too_few_texts(config_path, capsys):
     assert main(["audit", "--by-layer", str(config_path), "partition.scheme=iid", "task_groups.g.data.limit=12"]) == 2
     assert "too few for an interval: " in capsys.readouterr().err

@@ -55,11 +55,13 @@ def changed(monkeypatch, change):
         monkeypatch.setattr(module, "client_gradients", lambda *args: (change(g) for g in client_gradients(*args)))
 
 
+@pytest.mark.slow
 def test_the_true_texts_have_the_gradients_that_are_seen(plain):
     found = distances(plain, list(client_gradients(plain, 32)))
     assert len(found) == 21 and max(found) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tag", "lamp"])
 def test_texts_of_single_steps_are_recovered_and_fewer_under_noise(plain, monkeypatch, few_steps, name):
     figure = attack_of(name).attack(plain)
@@ -87,6 +89,7 @@ def test_random_gradients_stay_at_chance(plain, monkeypatch, few_steps, name):
     assert figure.low <= max(figure.chance, figure.floor) + 0.02 and figure.value < 0.2
 
 
+@pytest.mark.slow
 def test_reordering_comes_nearer_to_the_order_that_has_the_gradient(plain, monkeypatch):
     """Two tokens of each text were swapped; where the prior says nothing, the gradient alone tells."""
     monkeypatch.setattr(lamp, "TRIES", 40)

@@ -78,6 +78,7 @@ def test_where_members_were_not_trained_on_either_it_stays_at_chance(learnt, mon
     assert figure.low <= 0.5 <= figure.high
 
 
+@pytest.mark.slow
 def test_a_shadow_run_has_as_many_texts_as_the_run_and_no_text_twice(trained, monkeypatch):
     evidence, seen = Evidence.of_run(trained(audit=KEPT, **SHARED), shadows=4), []
     monkeypatch.setattr(shadow_runs, "train", lambda federation, _: seen.append(federation))
@@ -93,6 +94,7 @@ def test_a_shadow_run_has_as_many_texts_as_the_run_and_no_text_twice(trained, mo
     assert parts[0] | parts[1] == parts[2] | parts[3]  # two in a row are a half and the other half
 
 
+@pytest.mark.slow
 def test_too_few_texts_are_noticed_before_anything_is_trained(trained, monkeypatch):
     monkeypatch.setattr(shadow_runs, "train", lambda *_: pytest.fail("trained"))
     with pytest.raises(Inapplicable, match="too few for an interval: 6 examples"):
@@ -169,6 +171,7 @@ def test_members_like_others_are_found_as_often_as_others():
     assert held >= 11
 
 
+@pytest.mark.slow
 def test_it_trains_nothing_that_was_not_asked_for(learnt, monkeypatch, capsys):
     monkeypatch.setattr(shadow_runs, "train", lambda *_: pytest.fail("trained"))
     with pytest.raises(Inapplicable, match=r"ask for some with --lira, e\.g\. 16"):

@@ -1,7 +1,6 @@
 """Norms before and after clipping and noise are in the records where a mechanism is, and nowhere else."""
 
 import pytest
-from support.slow import slow
 
 from atlas_cli.audit.attack_all import audit
 from atlas_cli.audit.evidence import Evidence
@@ -21,9 +20,10 @@ def updates(where):
     return {"training": STAYS, "privacy": {"updates": {"clip": 0.01, "noise_multiplier": 0.5, "where": where}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "mechanism"),
-    [(updates("server"), "updates"), (EXAMPLES, "examples"), *slow((updates("client"), "updates"))],
+    [(updates("server"), "updates"), (EXAMPLES, "examples"), (updates("client"), "updates")],
     ids=["server", "examples", "client"],
 )
 def test_they_are_recorded_and_shown(trained, changes, mechanism):

@@ -20,6 +20,7 @@ def run(trained):
     return trained(audit=recorded, training=TRAINING, partition=held_back, privacy={"labels": {"epsilon": 2.0}})
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_run_and_its_audit(run):
     found = benchmark.row(run, "labels")
     figures = {figure["attack"]: figure for figure in run.read_json("audit.json")["attacks"]}

@@ -26,6 +26,7 @@ def test_exact_interval_of_a_share(pair):
     assert clopper_pearson(hits, count) == pytest.approx((oracle.low, oracle.high), abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.lists(st.integers(0, 5), min_size=1, max_size=30))
 def test_auc_with_ties(positive, negative):
@@ -65,6 +66,7 @@ figures = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(figures, min_size=1, max_size=5), figures)
 def test_one_attack_more_can_only_lower_the_score(found, another):

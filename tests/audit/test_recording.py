@@ -24,6 +24,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "suffixes"), [({}, {".safetensors"}), (SMALL, {".compact"})])
 def test_what_is_recorded_is_what_the_ledger_counted(trained, changes, suffixes):
     run = trained(audit=AUDIT, **changes)
@@ -58,6 +59,7 @@ def test_recording_changes_nothing(trained):
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["sequence-classification", "causal-lm"])
 def test_labels_and_texts_that_stay_on_the_client_are_not_there(trained, task):
     run = trained(task=task, audit=AUDIT, training={"labels": "client"})
@@ -81,6 +83,7 @@ def test_labels_and_texts_that_stay_on_the_client_are_not_there(trained, task):
     assert kinds >= allowed.keys() | {"adapters"}
 
 
+@pytest.mark.slow
 def test_only_the_clients_and_bytes_that_were_asked_for(trained):
     run = trained(audit={"record": {"rounds": [2], "clients": ["b-1"], "limit": "15 kB"}})
     assert {m.client for m in recorded_messages(run)} == {"b-1"}
@@ -133,6 +136,7 @@ def test_messages_that_are_not_what_was_recorded(copied, capsys, harm):
         assert code == 3 and says in err
 
 
+@pytest.mark.slow
 def test_a_limit_that_was_reached_stays_reached(trained, tmp_path):
     """What fits after the run went on would leave a gap."""
     run = trained(audit={"record": {"rounds": [1], "limit": "15 kB"}}, training={"rounds": 1})
@@ -142,6 +146,7 @@ def test_a_limit_that_was_reached_stays_reached(trained, tmp_path):
     assert len(files(copy)) == kept and copy.read_json("manifest.json")["recording"]["complete"] is False
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_records_what_one_that_was_not_stopped_does(trained, tmp_path, monkeypatch, toy):
     import yaml
 

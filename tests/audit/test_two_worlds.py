@@ -20,6 +20,7 @@ def normal(seed, n=200, shift=0.0, features=10):
     return samples
 
 
+@pytest.mark.slow
 def test_a_world_against_itself_cannot_be_told():
     # 95 % intervals: of twenty pairs, two may miss at the outside
     verdicts = [distinguish(normal(2 * i), normal(2 * i + 1)) for i in range(20)]

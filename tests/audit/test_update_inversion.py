@@ -37,6 +37,7 @@ def sent_by(evidence, client, number):
     return message.read(AdapterUpdate).named
 
 
+@pytest.mark.slow
 def test_of_two_clients_each_recovers_what_the_other_sent(two):
     """The oracle is the message of the other, which the observer never saw."""
     found = list(others_updates(two))
@@ -49,6 +50,7 @@ def test_of_two_clients_each_recovers_what_the_other_sent(two):
                 assert float((each.after[name] - value).abs().max()) < 0.05 * moved
 
 
+@pytest.mark.slow
 def test_texts_of_the_other_client_are_recovered_and_none_from_noise(two, monkeypatch):
     figure = attack_of("update-inversion").attack(two)
     assert figure.low > 2 * figure.floor and figure.examples == 20

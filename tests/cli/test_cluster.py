@@ -23,6 +23,7 @@ def two_tasks(config_file, tmp_path):
     return config_file(task_groups=groups, clients=clients, training={"batch_size": 16})
 
 
+@pytest.mark.slow
 def test_tasks_are_told_apart(two_tasks, tmp_path, capsys):
     assert (
         main(["cluster", str(two_tasks), "--json", "--k", "2", "--batches", "8", "--output", str(tmp_path / "out")])

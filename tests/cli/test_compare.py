@@ -99,6 +99,7 @@ def test_all_that_is_said_of_three_runs(runs, compare, folder):
     assert told <= set(re.findall(r"`(\w+)`", row))
 
 
+@pytest.mark.slow
 def test_a_folder_keeps_no_table_of_an_earlier_comparison(runs, compare, tmp_path):
     paths = [run.path for run in runs]
     compare(*paths, "--by-seed", "--output", tmp_path)

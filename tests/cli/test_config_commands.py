@@ -114,6 +114,7 @@ def test_interrupt_inside_a_command_exits_130(config, monkeypatch, capsys) -> No
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_gone_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)

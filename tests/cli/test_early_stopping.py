@@ -81,6 +81,7 @@ def test_without_a_validation_part_it_is_refused_and_the_test_part_keeps_no_adap
     ) in said
 
 
+@pytest.mark.slow
 def test_what_is_chosen_on_the_test_part_keeps_no_adapters(make_toy_run):
     run = make_toy_run()
     best = run.read_json("manifest.json")["best"]["g"]

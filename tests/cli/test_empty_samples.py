@@ -31,6 +31,7 @@ def empty(monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_all_of_them(config_file, empty, capsys, tmp_path):
     empty(lambda client, step: True)
     assert main(["train", str(config_file(**PRIVATE, training={"labels": "client"}))]) == 0
@@ -49,6 +50,7 @@ def test_all_of_them(config_file, empty, capsys, tmp_path):
     assert "without a step in round 1: a, b-1, b-2, the server" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["split-federated", "federated"])
 def test_those_of_one_client_in_one_round(config_file, empty, mode):
     empty(lambda client, step: client == "a" and step < 2)

@@ -38,6 +38,7 @@ def test_a_run_is_exported_and_its_card_says_what_it_is(run, tmp_path, capsys):
     assert not [file for file in to.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".py")]
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_transformers_takes_a_head_on_the_first_token(make_toy_run, tmp_path, capsys):
     run = make_toy_run("sequence-classification", task_groups={"g": {"pooling": "first"}})
     capsys.readouterr()  # the run's, where it is trained here
@@ -51,6 +52,7 @@ def test_a_pipeline_of_transformers_takes_a_head_on_the_first_token(make_toy_run
     assert said[0]["label"] in ("neg", "pos")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_run_that_was_killed_is_exported_and_reported_from_its_checkpoint(run, tmp_path, capsys):
     killed = tmp_path / "killed"

@@ -48,6 +48,7 @@ def frontier(config_file, tmp_path, capsys):
     return call
 
 
+@pytest.mark.slow
 def test_a_point_a_setting_and_nothing_done_twice(frontier, trained, tmp_path, monkeypatch):
     code, out, err = frontier("--json")
     assert code == 0, err

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import typer
-from support.slow import slow_but
 from support.tiny_models import CAUSAL
 from support.toy_runs import TASKS
 
@@ -25,9 +24,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "task", slow_but(discovery.own_names("tasks"), "sequence-classification", "instruction", "question-answering")
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", discovery.own_names("tasks"))
 def test_every_task_is_known_by_its_columns_and_trains(task, data, model_folder, capsys):
     family, file = TASKS[task]
     assert main(["init", "--data", str(data / file), "--model", model_folder(family), "--clients", "2"]) == 0

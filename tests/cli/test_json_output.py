@@ -37,6 +37,7 @@ def test_train_and_what_was_shown_is_in_the_log(config_file, capsys):
     assert len(lines) > 5 and all(line in log for line in lines)
 
 
+@pytest.mark.slow
 def test_the_final_table_is_in_the_log(config_file, capsys):
     assert main(["train", str(config_file())]) == 0
     *_, table, report, following, more = capsys.readouterr().out.splitlines()
@@ -54,6 +55,7 @@ def test_validate(config_file, printed):
     assert [client["training_examples"] > 0 for client in found["clients"]] == [True] * 3
 
 
+@pytest.mark.slow
 def test_plan(config_file, printed):
     found = printed("plan", str(config_file()), "--cuts", "1", "--checkpointing", "false", "--embeddings", "table")
     assert {*found, *found["front"][0]} == documented("plan") - {"null"}

@@ -7,7 +7,6 @@ import json
 import pytest
 from PIL import Image
 from support.merging import asked
-from support.slow import slow, slow_but
 from support.toy_runs import train
 
 from atlas_cli import discovery
@@ -31,6 +30,7 @@ def report(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_prediction_of_a_run_beside_what_was_measured(config_file, report):
     path = config_file("causal-lm", training={"max_length": 4, "rounds": 1}, server={"rank": 0})
     run = train(path)
@@ -59,6 +59,7 @@ def test_prediction_of_a_run_beside_what_was_measured(config_file, report):
         assert (line["bytes_up"], line["bytes_down"]) == (sent.up, sent.down)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "changes"),
     [
@@ -67,7 +68,7 @@ def test_prediction_of_a_run_beside_what_was_measured(config_file, report):
             "token-classification",
             {"training": {"server_update": "sequential"}, "clients": {"a": {"checkpointing": True}}},
         ),
-        *slow(("question-answering", {"mode": "federated"})),
+        ("question-answering", {"mode": "federated"}),
     ],
 )
 def test_other_ways_to_train(config_file, task, changes):
@@ -99,6 +100,7 @@ def test_config_as_tables(config_file, report):
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_config_as_json_and_csv_are_the_same_bytes(config_file, report):
     path = config_file("sequence-classification")
     record = json.loads(report(path, "training.batch_size=6", "--json"))
@@ -115,6 +117,7 @@ def test_config_as_json_and_csv_are_the_same_bytes(config_file, report):
     assert whole["optimizer"] == 2 * whole["gradients"] == 2 * whole["frozen_weights"]
 
 
+@pytest.mark.slow
 def test_picture(config_file, report, tmp_path):
     path = config_file("causal-lm")
     report(path, "--plot", tmp_path / "where.png", "--json")
@@ -124,6 +127,7 @@ def test_picture(config_file, report, tmp_path):
     assert (tmp_path / "where.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_many_clients_are_counted(config_file):
     plan = make_plan(load_config(config_file("causal-lm", clients={"c": {"task_group": "g", "count": 20}})).config)
     record = predict(plan, {}).record()
@@ -146,6 +150,7 @@ def test_a_client_measured_in_a_process_of_its_own(config_file):
     assert found.resident > 0
 
 
+@pytest.mark.slow
 def test_bad_usage(config_file, report, tmp_path, make_run_folder):
     path = config_file("causal-lm")
     assert "not both" in report(path, "--json", "--csv", code=2)
@@ -181,7 +186,8 @@ def test_run_whose_model_is_gone(config_file, report, tmp_path):
     assert open_run(run.path).read_json("memory.json")["clients"].keys() == {"a", "b-1", "b-2"}
 
 
-@pytest.mark.parametrize("method", slow_but(discovery.names("aggregation.methods"), "delta-svd", "flora", "hetlora"))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", discovery.names("aggregation.methods"))
 def test_bytes_and_memory_of_every_method(config_file, method):
     """To the byte, for clients whose batches are full; rounds after the first, where all methods are at work. Of one
     that trains A and B in turn, the prediction is that of the dearer turn, B in odd rounds."""

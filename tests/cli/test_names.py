@@ -13,6 +13,7 @@ from atlas_cli.wire.recorded_messages import recorded_messages
 NAMES = ["A", "a", "con", "nul.x", "a.", "phone-1"]
 
 
+@pytest.mark.slow
 def test_each_has_a_folder_of_its_own_everywhere(config_file, data):
     group = {"task": "sequence-classification", "data": {"files": str(data / "tone.csv")}}
     clients = {name: {"task_group": "G" if i % 2 else "g", "rank": 2} for i, name in enumerate(NAMES)}

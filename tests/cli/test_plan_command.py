@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from support.slow import slow
 from support.toy_runs import train
 
 from atlas_cli.cli import main
@@ -35,11 +34,14 @@ def run(capsys, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("learns", "dtype", "memory"),
     [
         ("backprop", "bfloat16", "50 kB"),
-        *slow(("zeroth-order", "float32", "90 kB"), ("frozen", "bfloat16", "50 kB"), ("auxiliary", "bfloat16", "1 MB")),
+        ("zeroth-order", "float32", "90 kB"),
+        ("frozen", "bfloat16", "50 kB"),
+        ("auxiliary", "bfloat16", "1 MB"),
     ],
 )
 def test_a_run_of_the_written_config_has_the_figures_of_the_candidate(
@@ -95,6 +97,7 @@ def test_nothing_is_overwritten_and_write_wants_a_choice(run, planned_file):
     assert code == 2 and err.startswith("error: --subject-to: needs --minimise")
 
 
+@pytest.mark.slow
 def test_overrides_are_written_with_all_keys(run, planned_file, tmp_path):
     new = tmp_path / "new.yaml"
     code, out, _ = run(

@@ -32,6 +32,7 @@ def run(capsys, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_the_default_length_is_what_a_short_model_can_take(run, model_folder):
     code, out, err = run("split-point", model_folder("gpt2"))
     assert code == 0 and "8 x 64 tokens" in " ".join(out.split())
@@ -65,6 +66,7 @@ def test_threads_without_a_measurement(run):
     assert code == 2 and err == "error: --threads: goes with --this-machine\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "layer"), [("gpt2", "6 of 12"), ("bert", "6 of 12")])
 def test_the_default_is_labelled(model, layer, run):
     code, out, _ = run("split-point", model)
@@ -101,6 +103,7 @@ def test_a_narrow_terminal_leaves_the_parts_of_memory_out(run, monkeypatch):
     assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
 
 
+@pytest.mark.slow
 def test_a_device_decides(run):
     code, out, _ = run("split-point", "llama-7b", "--device", "laptop-8gib")
     assert code == 0
@@ -127,6 +130,7 @@ def test_json_has_everything(run):
     assert row["leakage"] is None and row["client_parameters"] > 60e6
 
 
+@pytest.mark.slow
 def test_a_table_of_small_weights(run):
     options = ("--memory", "150 MiB", "--quantization", "nf4", "--embedding", "rows", "--rows", "5000")
     code, out, _ = run("split-point", "gpt2", *options)
@@ -253,6 +257,7 @@ def test_a_client_that_is_too_large_trains_in_bfloat16(config_file, run):
     assert "client b-1 needs" in err and "bfloat16" not in err
 
 
+@pytest.mark.slow
 def test_devices_of_a_config(run, config_file):
     path = config_file(devices={"slow": {"memory": "400 MiB"}, "host": {"memory": "64 GiB", "compute": "1 TFLOP/s"}})
     config = ["split-point", "gpt2", "--config", str(path)]
@@ -270,6 +275,7 @@ def test_devices_of_a_config(run, config_file):
     assert code == 2 and err.count("\n") == 1 and "none.yaml" in err
 
 
+@pytest.mark.slow
 def test_leakage_of_a_file(run, tmp_path):
     path = tmp_path / "leak.json"
     shares = {str(layer): round(1 - 0.05 * layer, 2) for layer in range(1, 13)}
@@ -312,6 +318,7 @@ def test_imports_collect_nothing_and_an_error_leaves_collecting_on():
     assert gc.isenabled() and gc.get_freeze_count() > 0
 
 
+@pytest.mark.slow
 def test_a_codec_is_in_all_figures_of_a_split_layer(run, model_folder):
     """``delta`` keeps what was sent and received last of each text, at both ends."""
     plain, coded = (

@@ -47,6 +47,7 @@ def said(capfd):
     return " ".join("".join(capfd.readouterr()).split())
 
 
+@pytest.mark.slow
 def test_training_stops_before_the_round_that_would_pass_and_is_as_if_no_more_had_been_planned(
     private, tmp_path, capfd
 ):
@@ -80,6 +81,7 @@ def test_training_stops_before_the_round_that_would_pass_and_is_as_if_no_more_ha
     assert adapters(runs_of(tmp_path)[-1]) == before
 
 
+@pytest.mark.slow
 def test_a_budget_that_no_round_keeps_leaves_nothing_behind(private, tmp_path, capfd):
     file = private(training=SHORT, privacy={"updates": UPDATES, "budget": {"epsilon": 0.01}})
     for command in ("validate", "train"):
@@ -88,6 +90,7 @@ def test_a_budget_that_no_round_keeps_leaves_nothing_behind(private, tmp_path, c
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_frozen_clients_are_not_drawn_any_more_and_a_resumed_run_is_the_unbroken_one(private, tmp_path, capfd):
     file = private(training={**SHORT, "rounds": 5, "cohort": 0.6}, privacy=budget(3, then="freeze"))
     assert main(["train", str(file), "training.rounds=4"]) == 0

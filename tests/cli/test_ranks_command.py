@@ -66,6 +66,7 @@ def test_table_has_a_client_a_column(auto_config, capsys):
     assert "uplink budget" not in out
 
 
+@pytest.mark.slow
 def test_many_clients_take_several_tables(auto_config, capsys):
     out = shown(capsys, auto_config(), "clients.a.count=7", "--uniform")
     assert out.count("Rank by layer") == 2
@@ -73,6 +74,7 @@ def test_many_clients_take_several_tables(auto_config, capsys):
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_json_says_what_limits(auto_config, capsys):
     found = json.loads(shown(capsys, auto_config(), "--json", "allocation.uplink_seconds=100"))
     assert found["importance"] == "gradient"
@@ -85,6 +87,7 @@ def test_json_says_what_limits(auto_config, capsys):
     assert (fixed["ranks"], fixed["device"], fixed["importance"]) == ({"0": 3, "1": 3}, None, None)
 
 
+@pytest.mark.slow
 def test_controls_spend_the_same(auto_config, capsys):
     path = auto_config()
     ways = {way: json.loads(shown(capsys, path, "--json", *way.split())) for way in ("", "--uniform", "--random")}
@@ -96,6 +99,7 @@ def test_controls_spend_the_same(auto_config, capsys):
     assert shown(capsys, path, "--json", "--random") == json.dumps(ways["--random"], indent=2) + "\n"
 
 
+@pytest.mark.slow
 def test_written_config_is_the_resolved_one(auto_config, tmp_path, capsys):
     path, new = auto_config(), tmp_path / "my ranks.yaml"
     out = shown(capsys, path, "seed=3", "--write", new)
@@ -126,6 +130,7 @@ def test_nothing_is_overwritten(auto_config, tmp_path, capsys):
     assert code == 1 and f"there is no folder {tmp_path / 'no'}; make it, or choose another --write" in text
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_fit_is_one_line_with_its_place(auto_config, capsys):
     path = auto_config()
     text = path.read_text(encoding="utf-8")

@@ -52,27 +52,24 @@ def stop_after(run, number):
         file.write('{"round": 4, "task_gro')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
         {"lora": {"dropout": 0.2}},
-        *slow(
-            {"training": {"labels": "client"}},
-            {"training": {"server_update": "per-client"}, "aggregation": {"method": "none"}},
-            {"training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
-            {"mode": "federated"},
-            {"aggregation": {"method": "flora"}},
-        ),
+        {"training": {"labels": "client"}},
+        {"training": {"server_update": "per-client"}, "aggregation": {"method": "none"}},
+        {"training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
+        {"mode": "federated"},
+        {"aggregation": {"method": "flora"}},
         {"mode": "federated", "aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 1.0}}},
         {"clustering": {"k": 2, "every": 1, "batches": 1}, "training": {"labels": "client"}},
-        *slow({"clustering": {"by": "random", "k": 2}, "aggregation": {"method": "fedex"}}),
+        {"clustering": {"by": "random", "k": 2}, "aggregation": {"method": "fedex"}},
         {"faults": {"drop": 0.3, "crash_at": {"b-1": {"round": 2, "step": 1}}}, "training": {"cohort": 1.0}},
-        *slow(
-            {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
-            {"clients": {"a": {"split_layer": 3, "dtype": "bfloat16"}}, "server": {"rank": 2}},
-            {"clients": {"b": {"dtype": "bfloat16"}}, "aggregation": {"method": "fedex"}},
-            {"model": {"quantization": "nf4"}, "clients": {"b": {"quantization": "int8"}}},
-        ),
+        {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
+        {"clients": {"a": {"split_layer": 3, "dtype": "bfloat16"}}, "server": {"rank": 2}},
+        {"clients": {"b": {"dtype": "bfloat16"}}, "aggregation": {"method": "fedex"}},
+        {"model": {"quantization": "nf4"}, "clients": {"b": {"quantization": "int8"}}},
         {
             "privacy": {
                 "updates": {"clip": 0.1, "epsilon": 50.0},
@@ -85,15 +82,13 @@ def stop_after(run, number):
             },
             "aggregation": {"method": "ffa", "weights": "uniform"},
         },
-        *slow(
-            {
-                "privacy": {"examples": {"clip": 0.1, "noise_multiplier": 1.0}},
-                "aggregation": {"weights": "uniform"},
-                "training": {"labels": "client", "batch_size": 1},
-                "server": {"rank": 0},
-            },
-            {"clients": {n: {"rank": {1: 2}} for n in "ab"}, "engine": {"prefix_cache": "4 KiB"}},
-        ),
+        {
+            "privacy": {"examples": {"clip": 0.1, "noise_multiplier": 1.0}},
+            "aggregation": {"weights": "uniform"},
+            "training": {"labels": "client", "batch_size": 1},
+            "server": {"rank": 0},
+        },
+        {"clients": {n: {"rank": {1: 2}} for n in "ab"}, "engine": {"prefix_cache": "4 KiB"}},
     ],
     ids=str,
 )
@@ -112,6 +107,7 @@ def test_equal_to_an_unbroken_run(config_file, tmp_path, changes):
     assert broken.read_json("manifest.json")["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_at_every_round_it_is_the_unbroken_run_byte_for_byte(config_file, tmp_path):
     """With dropout, an evaluation before the round that memory is measured in, which another process may do."""
     changes = {"lora": {"dropout": 0.2}, "checkpoints": {"keep": 9}, "evaluation": {"every": 2}}
@@ -133,6 +129,7 @@ def test_at_every_round_it_is_the_unbroken_run_byte_for_byte(config_file, tmp_pa
                 assert again.read_bytes() == path.read_bytes(), (done, name)
 
 
+@pytest.mark.slow
 def test_the_manifest_lists_the_processes_and_sums_what_they_did(config_file, monkeypatch):
     cached = {"clients": {n: {"rank": {1: 2}} for n in "ab"}, "engine": {"prefix_cache": "4 KiB"}}
     run = train(config_file(training=RUN, checkpoints={"keep": 9}, **cached))
@@ -214,7 +211,8 @@ def test_what_cannot_be_resumed(finished, capsys, tmp_path):
     assert (run.path / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("mode", ["split-federated", *slow("federated")])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["split-federated", "federated"])
 def test_a_group_starts_from_an_adapter_of_a_run(config_file, mode):
     opt = {"lr": 0.05}
     run = train(config_file(mode=mode, training={"client_optimizer": opt, "server_optimizer": opt}))
@@ -233,7 +231,8 @@ def test_an_adapter_that_does_not_fit(finished, config_file, capsys):
     assert "which this experiment does not" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", ["split-federated", *slow("federated")])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["split-federated", "federated"])
 def test_checkpointing_changes_memory_and_nothing_else(config_file, mode):
     alone = {"mode": mode, "engine": {"fuse": "off"}}  # a client with checkpointing shares no pass
     plain = train(config_file(**alone))
@@ -243,6 +242,7 @@ def test_checkpointing_changes_memory_and_nothing_else(config_file, mode):
     assert saved[1] < 0.5 * saved[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_the_record_of_what_it_started_from(finished, config_file):
     adapter = finished.path / "adapters/groups/g"
     run = train(config_file(task_groups={"g": {"adapter": str(adapter)}}, training={"rounds": 1}))

@@ -107,6 +107,7 @@ def test_figures_are_those_of_the_runs(sweep):
     assert "3 of 3 runs finished." in page and f"../{runs[0].path.name}/report.html" in page and "refresh" not in page
 
 
+@pytest.mark.slow
 def test_one_run_and_values_in_brackets(sweep, started):
     code, out, _ = sweep("lora.targets=[query, value]")
     assert code == 0 and "Over seeds" not in out
@@ -116,12 +117,14 @@ def test_one_run_and_values_in_brackets(sweep, started):
     assert re.search(r"1 \[query, value\] +skipped", out)
 
 
+@pytest.mark.slow
 def test_keys_that_may_change_tell_runs_apart(sweep, started):
     assert sweep("training.rounds=1,2")[0] == 0
     assert sweep("training.rounds=2,1,3")[0] == 0
     assert [a[1] for a in started] == [f"training.rounds={n}" for n in (1, 2, 3)]
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_goes_on(sweep, started):
     assert sweep("training.rounds=2")[0] == 0
     (path,) = made(sweep)
@@ -137,6 +140,7 @@ def test_an_unfinished_run_goes_on(sweep, started):
     assert "1 run " in sweep("training.rounds=2", "--dry-run")[1]  # nothing to go on from
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_go_on_is_a_failure_of_its_own(sweep):
     assert sweep("seed=0")[0] == 0
     run = RunDirectory(made(sweep)[0])
@@ -148,6 +152,7 @@ def test_a_run_that_cannot_go_on_is_a_failure_of_its_own(sweep):
     assert "1 failed: " in out and "damaged" in out and re.search(r"2 1 +finished", out)
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_holds(sweep, started):
     assert sweep("seed=0")[0] == 0
     run = RunDirectory(made(sweep)[0])
@@ -160,6 +165,7 @@ def test_a_run_that_another_process_holds(sweep, started):
     assert f"1 failed: {run.path} is written by process" in out
 
 
+@pytest.mark.slow
 def test_a_config_that_changes_meanwhile(sweep, monkeypatch, started):
     train = trial.train
 
@@ -208,6 +214,7 @@ def test_every_problem_of_a_grid_is_said_once(sweep):
     ]
 
 
+@pytest.mark.slow
 def test_interrupted_between_runs(sweep, started, monkeypatch):
     train = trial.train
 
@@ -224,6 +231,7 @@ def test_interrupted_between_runs(sweep, started, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_a_protocol_reads_the_records_of_finished_runs(sweep, started):
     grid = ("seed=0,1",)
     code, out, _ = sweep(*grid, "--protocol", "quality-under-budget", "--budget", "bytes=1 GB", "--json")

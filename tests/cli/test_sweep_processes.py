@@ -19,6 +19,7 @@ else:
     STOPS = [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 def test_what_a_process_printed_last_is_the_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where no other file is near
     log = tmp_path / "log"
@@ -27,6 +28,7 @@ def test_what_a_process_printed_last_is_the_reason(tmp_path, monkeypatch):
     assert train(["--nothing"], log)[0].startswith("atlas train: no such option --nothing; ")
 
 
+@pytest.mark.slow
 def test_modules_in_the_current_folder_are_not_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "random.py").write_text("raise RuntimeError('of the user')", encoding="utf-8")

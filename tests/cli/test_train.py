@@ -50,13 +50,15 @@ def test_modes(config_file, mode, sent):
     assert bool(verify) == (mode == "split-federated") and all(check["passed"] for check in verify.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "labels"),
     [
         ("instruction", "server"),
         ("token-classification", "client"),
-        *slow(*((task, "server") for task in TASKS if task != "instruction")),
-        *slow(("sequence-classification", "client"), ("causal-lm", "client")),
+        *((task, "server") for task in TASKS if task != "instruction"),
+        ("sequence-classification", "client"),
+        ("causal-lm", "client"),
     ],
 )
 def test_task_types(config_file, task, labels):
@@ -75,9 +77,9 @@ def test_task_types(config_file, task, labels):
     [
         {"aggregation": {"method": "none"}},
         {"training": {"cohort": 0.5, "rounds": 3}, "evaluation": {"every": 2}},
-        {"partition": {"local_test": 0.0}},
-        {"training": {"server_update": "per-client", "schedule": {"name": "cosine", "warmup": 0.3}}},
         *slow(
+            {"partition": {"local_test": 0.0}},
+            {"training": {"server_update": "per-client", "schedule": {"name": "cosine", "warmup": 0.3}}},
             {"training": {"autocast": "bfloat16"}},
             {"model": {"dtype": "bfloat16"}},
             {"training": {"server_update": "sequential", "labels": "client"}},
@@ -110,11 +112,13 @@ def test_options(config_file, changes):
         assert all(c["local_test"] is None for c in clients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "times", "warned"),
     [
         ("clients.a.dtype", 31, True),
-        *slow(("training.autocast", 31, True), ("model.dtype", 31, True)),
+        ("training.autocast", 31, True),
+        ("model.dtype", 31, True),
         ("model.dtype", 1, False),
     ],
 )
@@ -125,6 +129,7 @@ def test_emulated_bfloat16_is_warned_of(key, times, warned, config_file, monkeyp
     assert (text in capsys.readouterr().out) == warned
 
 
+@pytest.mark.slow
 def test_what_the_virtual_clock_takes_for_granted_is_said_and_kept(config_file, capsys):
     devices = {"d": {"memory": "1 GiB", "compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "1 Mbit/s"}}
     path = config_file(devices=devices, clients={name: {"device": "d"} for name in "ab"})
@@ -138,6 +143,7 @@ def test_what_the_virtual_clock_takes_for_granted_is_said_and_kept(config_file, 
     assert run.read_lines("metrics.jsonl")[-1]["simulated_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_licences_of_packaged_models_and_corpora_are_kept(config_file):
     run = train(config_file(training={"rounds": 1, "local_steps": 1}))
     assert run.read_json("manifest.json")["licences"] == {}  # a folder and a file have none that atlas knows
@@ -150,6 +156,7 @@ def test_licences_of_packaged_models_and_corpora_are_kept(config_file):
     }
 
 
+@pytest.mark.slow
 def test_a_prefix_cache_is_counted_in_the_manifest_and_leaves_no_file(config_file, capsys):
     clients = {"a": {"rank": {1: 2}}, "b": {"rank": {0: 2}}}
     run = train(config_file(clients=clients, engine={"prefix_cache": "1 KiB"}))
@@ -165,6 +172,7 @@ def test_a_prefix_cache_is_counted_in_the_manifest_and_leaves_no_file(config_fil
     assert "prefix_cache" not in train(config_file()).read_json("manifest.json").get("engine", {})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not available(), reason="this CPU has other kernels")
 def test_weights_in_order_are_counted_and_change_no_figure_but_by_rounding(config_file, monkeypatch):
     monkeypatch.setattr(prepacked, "LEAST", 0)

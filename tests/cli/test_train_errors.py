@@ -206,6 +206,7 @@ def the_run():
     return run, json.loads((run / "manifest.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["split-federated", "federated"])
 def test_values_that_are_not_finite_stop_the_run_and_keep_what_it_wrote(write, capsys, mode):
     path = write(both(put("mode", value=mode), put("server", value={"rank": 2})))
@@ -244,6 +245,7 @@ def test_a_split_that_is_not_the_model_is_not_trained(write, capsys, monkeypatch
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_same_second_same_name_makes_a_second_directory(write, capsys, monkeypatch):
     monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", "<svg></svg>"))
     path = write(put("training", value={"rounds": 1, "local_steps": 1, "max_length": 32}))
@@ -261,6 +263,7 @@ class Method(zero_pad.Method):
 """
 
 
+@pytest.mark.slow
 def test_an_error_of_a_plugin_names_it_and_where_it_was(write, capsys, install):
     install("lab-broken", {"lab_broken": BROKEN_METHOD}, "[atlas.aggregation]\nbroken = lab_broken\n")
     path = write(put("aggregation", value={"method": "broken"}))
@@ -276,6 +279,7 @@ def test_an_error_of_a_plugin_names_it_and_where_it_was(write, capsys, install):
     ).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_a_mended_plugin_where_that_is_asked_for_and_says_so(write, capsys, install, tmp_path):
     install("lab-broken", {"lab_broken": BROKEN_METHOD}, "[atlas.aggregation]\nbroken = lab_broken\n")
     assert main(["train", write(put("aggregation", value={"method": "broken"}))]) == 1

@@ -32,6 +32,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", REFUSED.values(), ids=REFUSED)
 def test_what_train_refuses_is_not_valid(changes, config_file, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)  # Ray is not installed
@@ -73,6 +74,7 @@ def test_a_memory_check_that_is_left_out_is_said(config_file, capsys):
     assert "not checked" not in capsys.readouterr().out  # nobody has a device to fit
 
 
+@pytest.mark.slow
 def test_what_predictions_leave_out_is_said_beside_them(config_file, capsys):
     path = str(config_file())
     changes = ["privacy.nopeek.weight=0.1", "clients.b.device=phone-2gib"]
@@ -124,6 +126,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", BROKEN)
 def test_a_plugin_that_is_broken_before_training_is_not_valid(part, config_file, capsys, monkeypatch):
     owner, hook, value, change, says = BROKEN[part]

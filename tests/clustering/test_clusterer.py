@@ -22,6 +22,7 @@ def made_up(groups, each, noise, seed=0, size=64):
     }
 
 
+@pytest.mark.slow
 @given(st.integers(2, 5), st.integers(2, 5), st.integers(0, 50))
 @settings(max_examples=3, deadline=None)  # each compares with 200 shuffled assignments
 def test_groups_are_found_with_their_number(groups, each, seed):
@@ -35,6 +36,7 @@ def test_groups_are_found_with_their_number(groups, each, seed):
     assert clusters.assignment["t0-0"] == 0  # numbered by first client
 
 
+@pytest.mark.slow
 def test_names_and_order_change_nothing_but_the_numbers():
     fingerprints = made_up(3, 4, 0.3)
     backwards = dict(reversed(fingerprints.items()))
@@ -44,6 +46,7 @@ def test_names_and_order_change_nothing_but_the_numbers():
     assert list(TaskClusterer().cluster(rows.numpy()).assignment.values()) == list(one.assignment.values())
 
 
+@pytest.mark.slow
 def test_noise_is_one_cluster_and_chance_is_reported():
     draw = torch.Generator().manual_seed(0)
     noise = {f"c{i}": torch.randn(64, generator=draw) for i in range(20)}

@@ -20,6 +20,7 @@ from atlas_cli.seeding import numpy_generator
 from atlas_cli.wire.ledger import Ledger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["server", "client"])
 def test_is_the_sketched_gradient_of_the_unsplit_model(labels, make_config):
     made = build(make_config("bert", training={"labels": labels}, clients={"b": {"split_layer": 3}}))

@@ -109,6 +109,7 @@ def test_a_restricted_licence_is_shown_and_needs_consent_once(tmp_path, monkeypa
     assert packaged.model_path("gemma-3-270m") == path and not capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -313,6 +313,7 @@ def test_explicit_rows_are_those_of_the_source():
         partition([{}] * 6, ["a"], none, [], 0, "g", numbered)
 
 
+@pytest.mark.slow
 @given(n=st.integers(1, 60), share=st.floats(0, 0.99), seed=st.integers(0, 9))
 def test_local_test_parts(n, share, seed):
     indices = [3 * i for i in range(n)]

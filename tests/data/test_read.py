@@ -314,6 +314,7 @@ def test_a_field_that_is_no_key_is_read_from_the_column_of_its_name(monkeypatch)
         group([{"text": f"t{i}", "label": i} for i in range(10)], task="regression")
 
 
+@pytest.mark.slow
 def test_a_packaged_corpus_is_split_by_document(monkeypatch):
     config = TaskGroupConfig(task="causal-lm", data={"corpus": "python-stdlib", "limit": 50})
     data = read.read_group("code", config, 0)

@@ -149,6 +149,7 @@ def test_a_disk_that_cannot_be_written_costs_only_time(folder, monkeypatch, call
     assert not list(folder.glob("*"))
 
 
+@pytest.mark.slow
 def test_several_at_once_leave_one_whole_entry(folder):
     def run(_):
         return tokenized.encode(counting("causal-lm")[0], ROWS["causal-lm"], word_tokenizer(True), 12)

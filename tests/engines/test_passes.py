@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rounds import run_round
-from support.slow import slow, slow_but
+from support.slow import slow_but
 from support.tiny_models import varied
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -70,7 +70,7 @@ CASES = [
 ]
 
 
-FEW = [("gpt2", {}, {}), ("llama", {"cohort": 0.7}, {}), ("bert", {}, {"aggregation": {"method": "scaffold"}})]
+FEW = [("bert", {}, {"aggregation": {"method": "scaffold"}})]
 
 
 @pytest.mark.parametrize(("family", "training", "changes"), slow_but(CASES, *FEW))
@@ -103,7 +103,8 @@ def test_a_run_with_shared_passes_is_the_run_without(
         assert a["simulated"] == b["simulated"]
 
 
-@pytest.mark.parametrize("task", ["causal-lm", *slow("token-classification", "question-answering")])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["causal-lm", "token-classification", "question-answering"])
 def test_heads_that_read_each_token_or_the_whole_sequence(task, make_federation, tmp_path, lines, train_quietly):
     groups = lines if task == "causal-lm" else written(tmp_path, task)
     family = "gpt2" if task == "causal-lm" else "bert"
@@ -131,6 +132,7 @@ def written(folder, task):
     return {"g": {"task": task, "data": {"files": str(folder / "rows.jsonl")}}}
 
 
+@pytest.mark.slow
 def test_several_task_groups_in_one_pass(make_config, toy_csv, train_quietly, monkeypatch):
     from atlas_cli.federation.build import build
 
@@ -251,6 +253,7 @@ def test_a_family_that_cannot_pack_keeps_clients_apart(make_config):
 KINDS = st.lists(st.tuples(st.sampled_from(["x", "y", None]), st.integers(1, 400)), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @given(clients=KINDS, update=st.sampled_from(["pooled", "sequential"]))
 @settings(max_examples=200)
 def test_every_client_is_in_one_pass_of_its_kind(clients, update):

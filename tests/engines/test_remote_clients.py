@@ -106,18 +106,7 @@ CASES = {
 }
 
 
-FEW = (
-    "pooled",
-    "who comes first",
-    "pulled back, groups with momentum",
-    "shared gradients",
-    "U-shaped, sequential",
-    "control variates",
-    "federated",
-    "crash",
-    "half of the clients",
-    "codecs that keep texts",
-)
+FEW = ("pooled", "who comes first", "crash")
 
 
 @pytest.mark.parametrize("case", slow_but(CASES, *FEW))
@@ -150,6 +139,7 @@ def test_a_client_that_is_lost_counts_until_then_and_is_back_in_the_next_round(m
     same((state, lines, ledgers), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["begin", "end"])
 def test_a_client_lost_at_either_end_of_a_round_keeps_what_it_had(make_federation, method):
     remote = make_federation(engine={"fuse": "off"})
@@ -159,6 +149,7 @@ def test_a_client_lost_at_either_end_of_a_round_keeps_what_it_had(make_federatio
     assert (second["dropped"], second["participants"]) == ({}, ["a", "b", "c"])
 
 
+@pytest.mark.slow
 def test_a_client_lost_between_two_parts_of_a_u_shaped_step(make_federation):
     remote = make_federation(engine={"fuse": "off"}, training={"labels": "client"})
     _, lines, _ = run(remote, Hosts(remote, fails=lost(("c", "answer_features", 2))))
@@ -166,6 +157,7 @@ def test_a_client_lost_between_two_parts_of_a_u_shaped_step(make_federation):
     assert next(line for line in lines if line["round"] == 2 and "dropped" in line)["participants"] == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["pooled", "sequential", "per-client"])
 def test_values_that_are_not_finite_end_the_run_or_drop_the_client(make_federation, update):
     """Gradients explode at the client: with a huge rate of SGD its second step has none that are finite."""
@@ -184,6 +176,7 @@ def test_values_that_are_not_finite_end_the_run_or_drop_the_client(make_federati
     assert errors[0] == errors[1]
 
 
+@pytest.mark.slow
 def test_a_step_that_a_client_could_not_take_is_not_counted(make_federation):
     remote = make_federation(engine={"fuse": "off"}, training={"on_nonfinite": "drop-client"})
     wild = NotFinite("gradient norm of client b is not finite; try less")
@@ -210,6 +203,7 @@ def test_what_a_client_holds_elsewhere_is_compared_with_what_it_was_delivered(ma
         run(remote, Tampering(remote))
 
 
+@pytest.mark.slow
 def test_a_process_keeps_few_graphs_at_a_time(make_federation):
     """Nine clients of one process: no more than four have activations that wait for their gradients."""
     many = {"clients": {"a": {"task_group": "g", "rank": 2, "count": 9}}, "engine": {"fuse": "off"}}

@@ -81,6 +81,7 @@ KEPT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", KEPT)
 def test_what_is_kept_is_what_the_last_round_exports(make_federation, train_quietly, tmp_path, case):
     """Where the last round is the best, byte for byte; later training does not reach what is kept."""
@@ -154,6 +155,7 @@ def as_planned(monkeypatch):
 EARLY = {"rounds": 5, "local_steps": 1, "batch_size": 2, "early_stopping": {"patience": 2}}
 
 
+@pytest.mark.slow
 def test_an_early_end_is_a_run_of_that_many_rounds_and_goes_on_where_it_was(make_federation, recorded, as_planned):
     """With a cohort of one of three clients, the others get the last adapter when training ends."""
     cohort = {"cohort": 0.3}
@@ -181,6 +183,7 @@ def test_an_early_end_is_a_run_of_that_many_rounds_and_goes_on_where_it_was(make
     assert of_best and all(torch.equal(value, then[name]) for name, value in of_best.items())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_unbroken_one_and_more_patience_goes_on(make_federation, recorded, as_planned):
     as_planned(FALLING)
     lines, kept, _ = recorded(make_federation(holdout=HELD_OUT, training=EARLY))

@@ -26,6 +26,7 @@ def make_wide(make_config, model_folder):
     return make
 
 
+@pytest.mark.slow
 def test_a_plan_takes_the_rows_that_the_texts_of_a_client_need(make_wide):
     config = make_wide(**ROWS)
     plan, table = make_plan(config), 4 * 32 * WORDS

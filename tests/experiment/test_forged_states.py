@@ -92,6 +92,7 @@ def forge_tensor(draw, tensors, state):
     return renamed(tensors, state) if draw.random() < 0.7 else (tensors, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CHANGES)
 def test_every_forged_state_is_refused_by_name_or_is_what_is_restored(make_config, train_quietly, case):
     config = make_config("bert", **CHANGES[case])

@@ -24,6 +24,7 @@ FIGURES = text_figures(RULE["metrics"])
 MEASURED = ("seconds", "samples_per_second")
 
 
+@pytest.mark.slow
 def test_generated_text_is_scored_and_no_other_figure_changes(make_toy_run):
     with_text = make_toy_run("instruction", **CHANGES, evaluation={"generate": RULE})
     without = make_toy_run("instruction", **CHANGES)
@@ -40,6 +41,7 @@ def test_generated_text_is_scored_and_no_other_figure_changes(make_toy_run):
     assert {name: declared[name] for name in FIGURES} == dict.fromkeys(FIGURES, "higher")
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_runs_model(make_toy_run):
     run = make_toy_run("instruction", **CHANGES, evaluation={"generate": RULE})
     loaded = open_model(run.path)

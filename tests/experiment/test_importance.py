@@ -125,6 +125,7 @@ def test_probing_rank_and_scale_do_not_matter(federation_of):
     assert too_large == reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "training",
     [
@@ -157,6 +158,7 @@ def test_leaves_no_trace(federation_of, training):
     assert all(torch.equal(finished[0][name], finished[1][name]) for name in finished[0])
 
 
+@pytest.mark.slow
 def test_labels_on_the_client_change_nothing(federation_of):
     kept = measure_importance(federation_of(training={"labels": "client"}), "b")
     assert kept == pytest.approx(measure_importance(federation_of(), "b"), rel=1e-4)

@@ -25,6 +25,7 @@ def peak(allocator, ranks):
     return predict_client(family, allocator.hf_config, len(ranks), paths, features, Step(4, 64, fused_gelu=True)).peak
 
 
+@pytest.mark.slow
 def test_documented_calls(allocator):
     device = DeviceProfiler().profile("phone-2gib")
     assert device == BUILT_IN["phone-2gib"]
@@ -33,6 +34,7 @@ def test_documented_calls(allocator):
     assert allocator.allocate_ranks("phone-2gib", {0: 3.0, 1: 1.0, 2: 2.0}, 3) == ranks
 
 
+@pytest.mark.slow
 def test_fits_the_memory_in_the_order_of_importance(allocator):
     least, most = peak(allocator, dict.fromkeys(range(3), 1)), peak(allocator, dict.fromkeys(range(3), 64))
     memory = least + (most - least) // 3
@@ -65,6 +67,7 @@ def test_bad_input(allocator, device, importance, layers, message):
         allocator.allocate_ranks(device, importance, layers)
 
 
+@pytest.mark.slow
 def test_llama_in_the_published_two_bytes_a_weight_needs_half():
     allocator = RankAllocator("llama-7b", batch_size=1, max_length=32)
     importance = [1.0] * 2

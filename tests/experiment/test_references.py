@@ -26,6 +26,7 @@ def really(federation, adapters):
     return saved.total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "changes"),
     [

@@ -43,6 +43,7 @@ def cohorts(federation, until):
     return [federation.protection.account.participation.cohort(number) for number in range(1, until + 1)]
 
 
+@pytest.mark.slow
 def test_runs_at_once_spend_one_budget_together(toy, tmp_path):
     ledger, whole = tmp_path / "ledger.json", toy(4)
     one, two = on(ledger, whole), on(ledger, toy(4))

@@ -72,6 +72,7 @@ def test_lone_client_gets_back_what_it_sent(ready):
     assert error.overall.cross_term == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_absent_clients_keep_what_they_have_and_catch_up_later(ready):
     federation = ready()
     c, member = federation.clients["c"], federation.aggregator.members["c"]
@@ -161,6 +162,7 @@ def test_a_client_that_changes_between_rounds_stops_the_run(make_federation, tra
         train_quietly(federation)
 
 
+@pytest.mark.slow
 def test_per_layer_ranks_with_gaps(ready):
     """Client a adapts layer 0 only, b layer 1 only, c both: each layer is merged over those that hold it."""
     clients = {"a": {"rank": {0: 4}}, "b": {"rank": {1: 2}}, "c": {"rank": {0: 1, 1: 3}}}

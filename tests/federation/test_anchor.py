@@ -71,6 +71,7 @@ def test_no_pull_is_none(make_config):
     assert pull_of(make_config(training={"drift": {"name": "fedprox"}})) == 0.01
 
 
+@pytest.mark.slow
 def test_what_clients_change_shrinks_with_the_pull(ends):
     far, small_steps = [], {"local_steps": 6, "client_optimizer": {"name": "sgd", "lr": 0.05}}
     for mu in (0.0, 0.4):
@@ -79,7 +80,8 @@ def test_what_clients_change_shrinks_with_the_pull(ends):
     assert far[0] > 1.5 * far[1] > 0
 
 
-@pytest.mark.parametrize(("mode", "labels"), [("split-federated", "client"), *slow(("federated", "server"))])
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "labels"), [("split-federated", "client"), ("federated", "server")])
 def test_its_memory_is_predicted_and_measured(mode, labels, make_config, train_quietly, monkeypatch):
     measured = []
     monkeypatch.setattr(MeasuredRound, "end", lambda self, files: measured.append(self.record()))

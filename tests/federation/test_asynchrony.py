@@ -88,6 +88,7 @@ def groups(make_config, **training):
     return ExperimentConfig.model_validate(given)
 
 
+@pytest.mark.slow
 def test_staleness_of_two_clients_of_periods_one_and_three(make_config, train_quietly):
     """a comes at 1, 2, 3 (before b, by the order of the config), and so on; b has missed three merges each time."""
     lines = train_quietly(by_hand(two(make_config), {"a": 1, "b": 3})).metrics[1:]
@@ -96,6 +97,7 @@ def test_staleness_of_two_clients_of_periods_one_and_three(make_config, train_qu
     assert [line["simulated_seconds"] for line in lines] == [1, 1, 1, 0, 1, 1, 1, 0, 1]
 
 
+@pytest.mark.slow
 def test_twice_the_times_change_only_times_and_energy(make_config, train_quietly):
     def run(scale):
         federation = by_hand(two(make_config), {"a": 1, "b": 3}, scale)
@@ -112,6 +114,7 @@ def test_twice_the_times_change_only_times_and_energy(make_config, train_quietly
     ]
 
 
+@pytest.mark.slow
 def test_updates_that_are_too_stale_are_dropped_and_counted(make_config, train_quietly):
     recorder = train_quietly(by_hand(two(make_config, max_staleness=2), {"a": 1, "b": 3}))
     lines = recorder.metrics[1:]
@@ -129,6 +132,7 @@ def test_updates_that_are_too_stale_are_dropped_and_counted(make_config, train_q
     assert lines[8]["examples"] == sum(c["examples"] for c in recorder.clients if c["round"] == 9) > of_b["examples"]
 
 
+@pytest.mark.slow
 def test_a_client_that_fails_in_the_middle_starts_anew(make_config, train_quietly):
     """b would come at 3; it fails before its second step, which is due at 2.25, and starts with the next round."""
     recorder = train_quietly(
@@ -141,6 +145,7 @@ def test_a_client_that_fails_in_the_middle_starts_anew(make_config, train_quietl
     assert [line["simulated_joules"] for line in lines[:4]] == [1, 1, 1 + 1.5, 1]
 
 
+@pytest.mark.slow
 def test_groups_have_buffers_of_their_own(make_config, train_quietly):
     """Of g all three must come and of h both, which are faster: they do not wait for g, and c waits across rounds."""
     federation = by_hand(groups(make_config, asynchrony={"buffer": 3}), {"a": 2, "b": 2, "c": 1.2, "d": 1, "e": 0.5})
@@ -159,6 +164,7 @@ def test_groups_have_buffers_of_their_own(make_config, train_quietly):
     assert [line["simulated_seconds"] for line in lines[::2]] == [1, 1, 0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["heads at clients", "copies of the server"])
 def test_a_run_that_goes_on_with_clients_under_way_is_the_run_that_never_stopped(case, make_config, train_quietly):
     stopped, faults = 3, {"slow": {"b": 2.2, "c": 7.0}}
@@ -271,6 +277,7 @@ def test_a_late_update_adds_what_its_client_changed(method, exponent, make_confi
         torch.testing.assert_close(merged.double(), head[name] + moved(2, name), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "reason"), [("server", "waits for a merge"), ("client", "staleness 1 is more than 0")]
 )
@@ -319,6 +326,7 @@ def test_bytes_are_the_sum_of_events(labels, reason, make_config, train_quietly,
     assert sum(line["bytes_down"] for line in lines) == down
 
 
+@pytest.mark.slow
 def test_times_and_energy_are_those_of_the_synchronous_run_where_devices_are_equal(make_config, train_quietly):
     """Of a buffer of all, round by round and client by client, deliveries included."""
 

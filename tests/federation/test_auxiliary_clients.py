@@ -58,6 +58,7 @@ def test_gradient_is_that_of_a_plain_model_of_its_blocks():
     assert message.activations.shape == hidden.shape and not message.activations.requires_grad
 
 
+@pytest.mark.slow
 def test_without_a_learning_rate_it_is_a_frozen_client(make_federation, train_quietly):
     """A step of 1e-30 changes no float32 number; a text is computed alone there, so that they differ by rounding."""
     still = {"client_optimizer": {"name": "sgd", "lr": 1e-30}, "server_optimizer": {"name": "sgd", "lr": 0.1}}
@@ -68,6 +69,7 @@ def test_without_a_learning_rate_it_is_a_frozen_client(make_federation, train_qu
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bytes_work_and_time_of_a_round(make_federation):
     """Up ceil(n / h) times b t (4 d + 1) + 8 b, adapters and head both ways; no gradient comes down."""
     device = {"compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "2 Mbit/s"}

@@ -70,6 +70,7 @@ def test_a_state_that_a_checkpoint_would_lose_is_named(make_federation, monkeypa
         RunState(federation).capture()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["stop", "drop-client"])
 def test_extras_that_are_not_finite_are_their_methods(rule, make_federation, monkeypatch):
     monkeypatch.setattr(TERM, "end_round", not_finite)

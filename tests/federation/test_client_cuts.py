@@ -109,6 +109,7 @@ def test_local_steps_equal_training_by_hand(family, mode, opt, unequal):
             torch.testing.assert_close(p, q, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_the_server_is_a_holder_for_those_it_serves(unequal):
     made = unequal()
     aggregator, family, upper = made.aggregator, made.base.family, made.server.groups["g"]
@@ -150,6 +151,7 @@ def test_absent_clients_lend_the_server_no_weight(unequal):
         torch.testing.assert_close(merged.B[:, : adapter.rank], adapter.scaling * adapter.lora_B)
 
 
+@pytest.mark.slow
 def test_equal_cuts_are_the_common_cut(make_config, train_quietly):
     config = make_config()
     spelt_out = make_config(clients={name: {"split_layer": 2} for name in CUTS})
@@ -233,12 +235,14 @@ class TestAuto:
         assert {c.name: c.cut for c in plan.clients} == {"a": 1, "b": 3, "c": 3}  # server.rank needs a layer above
         assert plan.config.clients["c"].split_layer == 3 and plan.cut == 1
 
+    @pytest.mark.slow
     def test_one_cut_for_all_is_what_the_smallest_device_holds(self, make_config):
         peaks = self.peaks(make_config)
         memory = {"a": int(peaks[1]) + 1, "b": 10**6, "c": 10**6}
         plan = self.plan(make_config, memory, model={"split_layer": "auto"}, lora={"rank": 4})
         assert {c.cut for c in plan.clients} == {2} and plan.config.model.split_layer == 2
 
+    @pytest.mark.slow
     def test_nothing_fits(self, make_config):
         with pytest.raises(TooFewClientsError, match="no split layer of"):
             self.plan(make_config, {"a": 1, "b": 10**6, "c": 10**6}, model={"split_layer": "auto"})

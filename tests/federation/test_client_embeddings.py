@@ -50,6 +50,7 @@ def by_hand(federation, client):
     return len({0, *(token for f in federation.data["g"].train[client] for token in f["input_ids"])})
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_clients_own_tokens_as_predicted_from_its_texts(make_config, make_federation, lines):
     made = make_federation("gpt2", **LOCAL, **NARROW, task_groups=lines)
     counts = {name: by_hand(made, name) for name in "ab"}

@@ -129,6 +129,7 @@ def test_small_messages_at_the_ends_of_rounds_have_a_compact_header(method, wire
     assert header["a"] < header["b"] / 2 < 60 * tensors
 
 
+@pytest.mark.slow
 def test_the_group_moves_by_what_clients_changed_of_what_they_were_delivered(ready):
     """delta-svd, against dense sums: what deliveries lose is in no change, and what uploads lose is in all of it."""
     made = ready(wire=UP | DOWN)
@@ -171,7 +172,8 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("method", slow_but(RESUMED, "zero-pad"))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", RESUMED)
 def test_a_run_goes_on_bit_for_bit_from_any_round(method, make_config, train_quietly):
     """With feedback, clients that miss rounds, and one that crashes."""
     config = make_config(
@@ -261,6 +263,7 @@ def test_a_deliverys_loss_is_in_the_next_and_nothing_is_sent_twice():
     assert errors[1] < errors[0] / 100 and errors[2] < errors[1] / 5 + 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["int8", "nf4", "top-k", "bfloat16"])
 def test_changed_rows_alone_are_sent_where_that_is_smaller(codec):
     """What is decoded is the same; 3 rows of A, 3 columns of B, of which some did not change."""
@@ -286,6 +289,7 @@ def test_changed_rows_alone_are_sent_where_that_is_smaller(codec):
         assert some.decode(sent.parts, shapes).keys() == shapes.keys()
 
 
+@pytest.mark.slow
 def test_a_cohort_of_small_ranks_changes_few_rows(ready):
     """zero-pad keeps the rows of A that nobody sent; what client a, of the largest rank, holds is what was decoded."""
     sizes = {}
@@ -331,6 +335,7 @@ def test_an_audit_reads_uploads_as_the_server_decodes_them(ready):
         torch.testing.assert_close(found[name], tensor, atol=1e-7, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_pruned_ranks_go_up_with_what_is_sent(ready):
     made = ready("hetlora", UP | DOWN, aggregation={"options": {"prune": 0.5}})
     for number in (1, 2):
@@ -379,6 +384,7 @@ def test_what_cannot_be_encoded_is_refused_with_a_way_out(wire, changes, key, sa
     assert error.value.key == key
 
 
+@pytest.mark.slow
 def test_each_method_is_coded_or_refused_with_a_reason(make_config):
     """What is not refused here is counted, message by message, above."""
     refused = {}

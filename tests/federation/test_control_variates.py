@@ -84,6 +84,7 @@ class Quadratic:
         return means, ledger
 
 
+@pytest.mark.slow
 def test_clients_with_other_optima_come_to_rest_at_the_joint_one_and_averages_do_not():
     """Delivered and trained on as in a run: after an SVD of another gauge in every round, at the rank of dW."""
     left = {}
@@ -126,7 +127,8 @@ def test_one_client_of_a_group_trains_as_without_bit_for_bit(mode, make_config, 
     assert same == {"a": False, "b": True, "c": False}
 
 
-@pytest.mark.parametrize(("mode", "method"), [("split-federated", "ffa"), *slow(("federated", "delta-svd"))])
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "method"), [("split-federated", "ffa"), ("federated", "delta-svd")])
 def test_its_memory_is_predicted_and_measured(mode, method, make_config, train_quietly, monkeypatch):
     measured = []
     monkeypatch.setattr(MeasuredRound, "end", lambda self, files: measured.append(self.record()))

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.by_hand import ByHand, optimizer, step, trained
-from support.slow import slow
 
 from atlas_cli.aggregation.contract import delta
 from atlas_cli.engines.in_process import local_steps
@@ -89,18 +88,17 @@ def test_a_third_drops_out_each_round_and_merges_are_of_those_that_are_left(make
     assert last < 0.9 * first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
         {"aggregation": {"method": "delta-svd"}},
         {"aggregation": {"method": "median"}, "training": {"labels": "client"}},
-        *slow(
-            {"aggregation": {"method": "fedsa"}},
-            {"aggregation": {"method": "flora"}},
-            {"aggregation": {"method": "none"}},
-            {"aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 1.0}}, "mode": "federated"},
-            {"training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
-        ),
+        {"aggregation": {"method": "fedsa"}},
+        {"aggregation": {"method": "flora"}},
+        {"aggregation": {"method": "none"}},
+        {"aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 1.0}}, "mode": "federated"},
+        {"training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
     ],
     ids=str,
 )
@@ -124,6 +122,7 @@ def test_a_crash_that_meets_nobody_is_told_at_the_end(make_federation):
     assert missed_crashes(made, [{"dropped": {"c": "never answered"}}]).startswith("faults.crash_at met nobody of c: ")
 
 
+@pytest.mark.slow
 def test_a_crash_with_a_pooled_server_by_hand(make_config):
     """c's gradients are in the server's first step, which stays, and in no other."""
     made = build(make_config(faults={"crash_at": {"c": {"round": 1, "step": 1}}}, training=FAST))
@@ -194,12 +193,14 @@ SAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "where"),
     [
         ("pooled", "activations"),
         ("per-client", "own gradient"),
-        *slow(*(("pooled", where) for where in SAYS if where != "activations"), ("sequential", "gradient sent")),
+        *(("pooled", where) for where in SAYS if where != "activations"),
+        ("sequential", "gradient sent"),
     ],
 )
 def test_a_client_with_a_nan_is_dropped_as_if_it_had_failed_before_that_step(
@@ -234,6 +235,7 @@ def late(make_config, train_quietly, deadline, slow=1.0, **changes):
     )
 
 
+@pytest.mark.slow
 def test_a_slow_client_is_dropped_at_the_step_that_the_deadline_comes_in(make_config, train_quietly):
     _, free = late(make_config, train_quietly, "1000 s")
     assert free.metrics[1]["dropped"] == {}
@@ -251,6 +253,7 @@ def test_a_slow_client_is_dropped_at_the_step_that_the_deadline_comes_in(make_co
     assert any(not torch.equal(held[name], other[name]) for name in held if name.startswith("aggregator/merged/"))
 
 
+@pytest.mark.slow
 def test_the_slow_factor_is_on_computing_and_links_alone(make_config, train_quietly):
     (_, one), (_, other) = (late(make_config, train_quietly, "1000 s", slow=slow) for slow in (1.0, 2.5))
     fast, slow = (r.clients[4]["simulated"] for r in (one, other))
@@ -288,6 +291,7 @@ def test_a_group_that_nobody_is_left_of_keeps_its_adapter(make_config, toy_csv, 
     assert h["train_loss"] is None and h["aggregation_error"] is None and h["test"] == recorder.metrics[3]["test"]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 99), st.floats(0.05, 0.95))
 @settings(max_examples=10, deadline=None)
 def test_who_never_answers_is_a_function_of_seed_round_and_client(seed, chance):

@@ -4,7 +4,6 @@ import pytest
 import torch
 from support.by_hand import batches_of
 from support.rounds import run_round
-from support.slow import slow
 
 from atlas_cli.experiment.allocation.measured_client import take_steps
 from atlas_cli.experiment.round_loop import set_up
@@ -24,6 +23,7 @@ CLASSES = {"g": ["neg", "pos"]}
 HELD = ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "saved_activations", "cut_buffers")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["server", "client"])
 def test_every_byte_is_the_closed_form(labels, make_federation):
     made = make_federation(**ONE, training={"labels": labels})
@@ -43,6 +43,7 @@ def test_every_byte_is_the_closed_form(labels, make_federation):
             assert (sent["features"], sent["feature-gradients"]) == (4 * numbers, 4 * numbers + 8 * len(shapes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["server", "client"])
 def test_a_round_is_predicted_to_the_byte_and_a_set_up_is_halved(labels, make_config, make_federation, train_quietly):
     one_shape = {"rounds": 2, "local_steps": 1, "batch_size": 3, "max_length": 3, "labels": labels}
@@ -56,20 +57,19 @@ def test_a_round_is_predicted_to_the_byte_and_a_set_up_is_halved(labels, make_co
     assert 2 * weights["a"] == weights["b"] == weights["c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "padded"),
     [
         ({"family": "gpt2"}, True),
         ({"family": "bert", "training": {"labels": "client"}}, False),
-        *slow(
-            ({"family": "gpt2"}, False),
-            ({"family": "llama", "checkpoint": True}, True),
-            ({"family": "bert", "training": {"labels": "client"}}, True),
-            ({"family": "distilbert", "training": {"labels": "client"}}, True),
-            ({"family": "gpt2", "training": {"labels": "client"}, "lm": True}, True),
-            ({"family": "llama", "training": {"labels": "client"}, "lm": True}, False),
-            ({"family": "bert", "mode": "federated"}, True),
-        ),
+        ({"family": "gpt2"}, False),
+        ({"family": "llama", "checkpoint": True}, True),
+        ({"family": "bert", "training": {"labels": "client"}}, True),
+        ({"family": "distilbert", "training": {"labels": "client"}}, True),
+        ({"family": "gpt2", "training": {"labels": "client"}, "lm": True}, True),
+        ({"family": "llama", "training": {"labels": "client"}, "lm": True}, False),
+        ({"family": "bert", "mode": "federated"}, True),
     ],
     ids=str,
 )
@@ -88,6 +88,7 @@ def test_what_a_client_holds_is_predicted(changes, padded, lines, make_config):
     assert ours.frozen_weights < 0.6 * theirs.frozen_weights and ours.peak < theirs.peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("clients", "family", "padded"),
     [(ALL, "gpt2", True), (ALL, "bert", False), (ONE, "gpt2", False), (ONE, "bert", True)],
@@ -111,6 +112,7 @@ def test_what_the_server_holds_is_predicted(clients, family, padded, make_federa
     assert said.cut_buffers == 2 * 4 * 16 * 32 * (2 if clients is ALL else 4)
 
 
+@pytest.mark.slow
 def test_the_clock_counts_the_bytes_that_are_sent(make_federation):
     device = {"compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "1 Mbit/s", "latency": "10 ms"}
     devices = {"devices": {"slow": device}, "clients": {name: {"device": "slow"} for name in "abc"}}
@@ -128,6 +130,7 @@ def test_the_clock_counts_the_bytes_that_are_sent(make_federation):
     assert wide["a"].upload - narrow["a"].upload == pytest.approx(8 * saved / 1e6)
 
 
+@pytest.mark.slow
 def test_a_narrower_client_is_cut_deeper(make_config):
     rows = choose_split(make_config().model.name, Setting(4, 32, 4)).rows
     devices = {"devices": {"phone": {"memory": f"{rows[1].memory.peak - 1} B"}}}

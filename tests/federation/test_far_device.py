@@ -56,6 +56,7 @@ def far(monkeypatch):
     return there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", QUICK)
 def test_noise(make_federation, train_quietly, far, case):
     changes = {**SMALL, **QUICK[case]}

@@ -42,6 +42,7 @@ def bytes_by_round(federation, rounds):
     return found
 
 
+@pytest.mark.slow
 def test_learns_what_a_client_with_a_learning_rate_of_0_does(make_federation, train_quietly):
     """A step of 1e-30 changes no float32 number; the two differ by rounding, for a text is computed alone here."""
     still = {"client_optimizer": {"name": "sgd", "lr": 1e-30}, "server_optimizer": {"name": "sgd", "lr": 0.1}}
@@ -99,7 +100,8 @@ def test_texts_that_are_new_have_the_bytes_that_are_planned(make_federation, lin
     assert (ledger.total("up", ["a"]), len(ledger.entries)) == (said.up, said.messages_up)
 
 
-@pytest.mark.parametrize(("family", "steps"), [("bert", 2), *slow(("gpt2", 5))])
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "steps"), [("bert", 2), ("gpt2", 5)])
 def test_rounds_have_the_bytes_of_the_texts_that_are_left(make_federation, lines, family, steps):
     """Of some 20 texts, four of them a batch: two steps a round have sent them after three rounds."""
     groups = {"task_groups": lines} if family == "gpt2" else {}
@@ -125,6 +127,7 @@ def test_rounds_have_the_bytes_of_the_texts_that_are_left(make_federation, lines
     assert read_kept(one.config, one.plan.hf_config)[0]["a"].later == []
 
 
+@pytest.mark.slow
 def test_a_group_merges_the_adapters_of_those_that_have_one(make_federation, train_quietly):
     federation = make_federation(clients={"b": FROZEN, "c": FROZEN}, aggregation={"method": "delta-svd"})
     alone = federation.clients["a"].adapters
@@ -142,6 +145,7 @@ def test_a_group_merges_the_adapters_of_those_that_have_one(make_federation, tra
     federation.aggregator.check_held("b")
 
 
+@pytest.mark.slow
 def test_goes_on_from_a_checkpoint_without_sending_again(make_federation):
     federation = make_federation(**ALL, **ONE_EPOCH)
     bytes_by_round(federation, 1)
@@ -168,11 +172,13 @@ def test_goes_on_from_a_checkpoint_without_sending_again(make_federation):
             RunState(make_federation(**ALL, **ONE_EPOCH)).restore(state[0], broken)
 
 
+@pytest.mark.slow
 def test_elsewhere_as_in_one_process(make_federation):
     plain, remote = (make_federation(engine={"fuse": "off"}, **ALL) for _ in range(2))
     same(run_with(remote, Hosts(remote)), run_with(plain))
 
 
+@pytest.mark.slow
 def test_put_away_and_cached_as_in_memory(make_federation, train_quietly, tmp_path):
     plain = make_federation(clients={"b": FROZEN})
     engine = {"offload": "1 KiB", "prefix_cache": "1 MiB"}

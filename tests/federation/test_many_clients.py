@@ -8,7 +8,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from support.slow import slow
 
 from atlas_cli import SplitClient
 from atlas_cli.errors import AtlasError
@@ -109,12 +108,16 @@ def costs(made, monkeypatch):
     return by_round
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "memory"),
     [
         ("delta-svd", None),
         ("fedsa", "1 KiB"),
-        *slow(("delta-svd", "1 KiB"), ("fedsa", None), ("flora", None), ("flora", "1 KiB")),
+        ("delta-svd", "1 KiB"),
+        ("fedsa", None),
+        ("flora", None),
+        ("flora", "1 KiB"),
     ],
 )
 def test_a_round_costs_what_its_cohort_does(many, monkeypatch, tmp_path, method, memory):
@@ -162,6 +165,7 @@ def test_lines_of_clients_are_written_and_not_kept(many, monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_write_to_a_client_that_takes_no_part_is_found(many, train_quietly):
     made = many(3, training={"rounds": 1, "local_steps": 1, "batch_size": 1})
     train_quietly(made)
@@ -171,6 +175,7 @@ def test_a_write_to_a_client_that_takes_no_part_is_found(many, train_quietly):
         require_delivered(made, made.clients)
 
 
+@pytest.mark.slow
 def test_a_write_behind_the_counters_is_found_when_all_is_hashed_anew(many, train_quietly):
     made = many(3, training={"rounds": 1, "local_steps": 1, "batch_size": 1})
     train_quietly(made)

@@ -2,7 +2,6 @@
 
 import pytest
 from support.merging import asked
-from support.slow import slow
 
 from atlas_cli import discovery
 from atlas_cli.config.checks import cross_check
@@ -59,14 +58,13 @@ def test_where_nothing_is_merged_there_is_none(make_config):
     assert merge_optimizer_of(make_config(mode="local-only", aggregation={"optimizer": YOGI})) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "rule", "labels"),
     [
         ("ffa", {"name": "adam", "lr": 1e-3}, "server"),
-        *slow(
-            ("delta-svd", {**YOGI, "second": "row-column", "rank": 3}, "client"),
-            ("flexlora", {"name": "momentum", "lr": 0.5}, "server"),
-        ),
+        ("delta-svd", {**YOGI, "second": "row-column", "rank": 3}, "client"),
+        ("flexlora", {"name": "momentum", "lr": 0.5}, "server"),
     ],
 )
 def test_what_it_keeps_is_predicted_and_measured_and_recorded(

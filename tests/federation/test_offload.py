@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.merging import asked
-from support.slow import slow, slow_but
+from support.slow import slow_but
 
 from atlas_cli.errors import AtlasError, OutputError
 from atlas_cli.experiment.memory_record import reference_memory
@@ -150,7 +150,7 @@ def require_equal(ours, theirs):
         assert state == expected_state
 
 
-@pytest.mark.parametrize("case", slow_but(CASES, "delta-svd", "control variates, clusters", "dropped"))
+@pytest.mark.parametrize("case", slow_but(CASES, "dropped"))
 def test_equal_to_a_run_that_keeps_all_in_memory(case, pair, built):
     without, made = map(built, pair(CASES[case]))
     records, saved = run(without)
@@ -160,22 +160,21 @@ def test_equal_to_a_run_that_keeps_all_in_memory(case, pair, built):
     assert made.offload.store.peak_disk_bytes > 0 and made.offload.store.memory_bytes <= 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "onto"),
     [
         (STATEFUL[0], True),
         ("ranks that shrink", False),
         ("groups with momentum", False),
-        *slow(
-            (STATEFUL[0], False),
-            *((case, onto) for case in STATEFUL[1:] for onto in (True, False)),
-            ("moments kept", True),
-            ("pulled back", True),
-            ("coded both ways", True),
-            ("shared gradients", True),
-            ("changed base", True),
-            ("unsplit", False),
-        ),
+        (STATEFUL[0], False),
+        *((case, onto) for case in STATEFUL[1:] for onto in (True, False)),
+        ("moments kept", True),
+        ("pulled back", True),
+        ("coded both ways", True),
+        ("shared gradients", True),
+        ("changed base", True),
+        ("unsplit", False),
     ],
 )
 def test_goes_on_from_a_run_with_the_other_setting(case, onto, pair, built):
@@ -203,6 +202,7 @@ def test_who_is_away_cannot_be_read(pair, built):
         made.clients["b-1"]
 
 
+@pytest.mark.slow
 def test_what_the_model_would_need_unsplit_is_known_while_clients_are_away(pair, built):
     batch = SimpleNamespace(saved_activations=1, batch_size=2, batch_tokens=8)
     found = []

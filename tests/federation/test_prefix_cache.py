@@ -48,7 +48,7 @@ def assert_close(ours, theirs):
         assert float((a - b).abs().max()) <= 1e-6 * max(1.0, float(b.abs().max()))
 
 
-@pytest.mark.parametrize("family", slow_but(FAMILIES, "bert", "llama"))
+@pytest.mark.parametrize("family", slow_but(FAMILIES, "bert"))
 def test_losses_gradients_adapters_and_memory_are_those_without_a_cache(
     family, make_federation, train_quietly, monkeypatch
 ):
@@ -102,7 +102,8 @@ def text_of(feature):
     return tuple(feature["input_ids"])
 
 
-@pytest.mark.parametrize("family", slow_but(FAMILIES, "bert", "llama"))
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_each_text_passes_the_prefix_once(family, make_federation):
     federation = make_federation(
         family, **CHANGES, **CACHED, training={"rounds": 3, "local_steps": 6, "server_update": "pooled"}
@@ -124,6 +125,7 @@ def test_each_text_passes_the_prefix_once(family, make_federation):
     assert (cache.memory_bytes, cache.disk_bytes) == (4 * width * tokens[0], 0)
 
 
+@pytest.mark.slow
 def test_a_bounded_cache_keeps_the_rest_in_files_and_gives_the_same_back(make_federation, tmp_path):
     def activations(memory):
         made = make_federation(**CHANGES, engine={"prefix_cache": memory}, output={"dir": str(tmp_path / "new")})
@@ -223,6 +225,7 @@ def test_only_clients_whose_lowest_blocks_never_change_have_a_prefix(make_config
     assert why == ["engine.prefix_cache does nothing for b: block 0 has an adapter"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["flora", "fedex"])
 def test_methods_that_change_the_base_count_all_blocks_of_their_group(method, make_config, train_quietly):
     merging = {"aggregation": {"method": method}}

@@ -51,6 +51,7 @@ def test_a_changed_weight_is_not_trained_with(make_federation):
         require_verified(verify_split(made))
 
 
+@pytest.mark.slow
 def test_a_base_change_stays_beside_the_quantised_weights(make_federation, train_quietly):
     """After a merge of ``flora`` the adapters are 0: a client runs the values of its bits plus T, in float32."""
     fast = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}, "rounds": 1}
@@ -88,7 +89,8 @@ def test_without_a_split(mode, make_federation, train_quietly):
     assert all(math.isfinite(m["train_loss"]) for m in recorder.metrics if m["round"])
 
 
-@pytest.mark.parametrize("family", ["gpt2", *slow("bert", "llama")])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama"])
 def test_what_parties_hold_and_get_is_predicted_to_the_byte(family, make_federation, make_config):
     clients = {"a": {**NF4, "dtype": "bfloat16"}, "b": {"quantization": "none"}}
     quantized = {"model": {"quantization": "nf4-double"}, "clients": clients}

@@ -95,6 +95,7 @@ def test_generated_texts_end_where_frequencies_turn():
     assert positions_to_write(steady, 64) == (64, "positions")
 
 
+@pytest.mark.slow
 def test_a_clients_loss_is_that_of_the_unsplit_model_on_its_own_batch(made, longrope, monkeypatch):
     federation = made(training=ONE_STEP)
     wanted = unsplit_losses(federation, longrope)
@@ -106,6 +107,7 @@ def test_a_clients_loss_is_that_of_the_unsplit_model_on_its_own_batch(made, long
     assert max(abs(shared[name] - wanted[name]) for name in wanted) > 1e-4  # what a shared pass would say
 
 
+@pytest.mark.slow
 def test_a_cached_prefix_is_not_used_for_them(made, longrope):
     top = {name: {"rank": {1: 2}} for name in "abc"}
     cached = made(training=ONE_STEP, clients=top, engine={"prefix_cache": "1 MiB"})

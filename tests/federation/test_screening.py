@@ -46,6 +46,7 @@ def not_a_number(sent):
     sent[f"{Q}.lora_B"][3, 1] = torch.nan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tamper", "says"),
     [
@@ -67,6 +68,7 @@ def test_an_update_that_is_not_finite_stops_the_run_by_default(make_config, monk
         tampered(make_config, monkeypatch, train_quietly, not_a_number)
 
 
+@pytest.mark.slow
 def test_the_head_that_a_client_trains_is_looked_at_too(make_config, monkeypatch, train_quietly):
     def tamper(sent):
         next(tensor for name, tensor in sent.items() if name.startswith("head.")).fill_(torch.inf)
@@ -75,6 +77,7 @@ def test_the_head_that_a_client_trains_is_looked_at_too(make_config, monkeypatch
         tampered(make_config, monkeypatch, train_quietly, tamper, training={"labels": "client"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["zero-pad", "delta-svd", "flora", "ffa"])
 def test_an_update_a_hundred_times_the_median_is_left_out(make_config, monkeypatch, train_quietly, method):
     """The merge is that of a and c alone: the same as if the client had been malformed."""
@@ -109,6 +112,7 @@ def test_the_norm_is_that_of_the_dense_change():
     assert change_norm(after, after) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_client_whose_weight_is_nothing_is_left_out(make_config, train_quietly):
     made = build(make_config(training=FAST))
     made.aggregator.members["c"].weight = 0.0

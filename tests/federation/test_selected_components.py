@@ -61,6 +61,7 @@ def test_every_client_begins_with_what_the_group_computes(ready):
     assert seen[0] != seen[1] != seen[2]
 
 
+@pytest.mark.slow
 def test_bytes_and_work_are_those_of_all_components(ready):
     """Down 4 R (d_in + d_out) a layer to every client, as is predicted; forward and backward of what is frozen."""
     made, plain = ready(), ready("zero-pad")

@@ -157,6 +157,7 @@ def test_pooled_is_training_on_the_pooled_batch(federation, task, opt):
         torch.testing.assert_close(p, q, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["pooled", "per-client"])
 def test_order_of_clients_does_not_matter(federation, mode):
     runs = []
@@ -195,6 +196,7 @@ def test_a_group_without_a_client_in_the_cohort_is_not_stepped(federation):
     assert all(torch.equal(p, q) for p, q in zip(before, made.server.groups["g"].parameters(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["pooled", "sequential", "per-client"])
 def test_measured_gradients_are_those_that_are_alive_together(update, make_config, toy_csv):
     """Of all task groups until a pooled step is finished, of one client's where each steps by itself; as predicted."""

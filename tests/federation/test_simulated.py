@@ -32,6 +32,7 @@ def latency(federation):
     return 0.01 + server_device(federation.config).latency
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["pooled", "sequential", "per-client"])
 def test_seconds_scale_with_the_device_and_repeat(make_federation, update):
     def seconds(compute):
@@ -52,6 +53,7 @@ def test_seconds_scale_with_the_device_and_repeat(make_federation, update):
     assert slow.joules == pytest.approx(sum(time.joules for time in slow.clients.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["server", "client"])
 def test_encoding_and_decoding_take_the_time_of_their_numbers(make_federation, labels):
     """Up by int4, down by int8, on a client of 1 MFLOP/s; each end encodes what it sends and decodes what it gets."""
@@ -122,6 +124,7 @@ def test_a_head_is_a_message_of_its_own_and_costs_a_latency_of_its_own(make_fede
     assert len(sizes) == 2 and after - before == pytest.approx(8 * sum(sizes) / 1e6 + 2 * latency(federation))
 
 
+@pytest.mark.slow
 def test_batches_of_a_fingerprint_are_sent_before_the_first_step(make_federation):
     federation = make_federation(devices={"slow": SLOW}, clients={name: {"device": "slow"} for name in "abc"})
     trained, ledger = a_round(federation)

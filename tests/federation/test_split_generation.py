@@ -3,8 +3,8 @@
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.slow import slow
-from support.tiny_models import CAUSAL_FAMILIES, VARIANTS, VOCABULARY, tiny_model, word_tokenizer
+from support.slow import slow_but
+from support.tiny_models import CAUSAL, VARIANTS, VOCABULARY, tiny_model, word_tokenizer
 from transformers import GenerationConfig
 
 from atlas_cli import tasks
@@ -86,7 +86,7 @@ def until_end(tokens):
     return tokens[: tokens.index(END) + 1] if END in tokens else tokens
 
 
-@pytest.mark.parametrize("family", [*CAUSAL_FAMILIES, *slow(*VARIANTS)])
+@pytest.mark.parametrize("family", slow_but([*CAUSAL, *VARIANTS], "gpt2", "llama"))
 def test_split_generation_is_the_merged_models(family):
     base, model, merged = trained(family)
     assert any(layer_of(path, base.family) == LAYERS - 1 for path in model.adapters.adapters)
@@ -112,6 +112,7 @@ def test_rows_of_tokens_that_were_generated_are_read_when_they_come(tmp_path):
     assert torch.equal(embedding.tokens, known)  # none is kept
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_transformers_with_the_seed():
     base, model, merged = trained("gpt2")
     generator = generator_of(base, model, 2)

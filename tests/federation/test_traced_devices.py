@@ -34,6 +34,7 @@ def traced(tmp_path, make_config):
     return make
 
 
+@pytest.mark.slow
 def test_a_client_that_is_away_has_no_part_in_a_round_and_enough_are_waited_for(traced, train_quietly):
     lines = train_quietly(build(traced())).metrics[1:]
     began = 0.0
@@ -69,6 +70,7 @@ def stored(federation):
     return tensors, json.loads(json.dumps(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_resumed_run_reads_traces_where_an_unbroken_one_does(way, traced, train_quietly):
     config = traced(**WAYS[way])
@@ -128,6 +130,7 @@ def test_a_run_does_not_go_on_with_another_trace(traced, tmp_path):
     assert "a trace of a device is not what it was: bus.uplink was " in changed_since(manifest, federation)
 
 
+@pytest.mark.slow
 def test_clients_that_wait_for_nobody_have_their_links_by_the_time_of_the_run(traced, train_quietly):
     """A wait for a client that is alone, and transfers at the times at which they happen, to the last digit or so."""
     changes = WAYS["clients that wait for nobody"]

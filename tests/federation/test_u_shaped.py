@@ -120,6 +120,7 @@ def test_labels_are_in_no_message(make_federation, train_quietly, messages, labe
     assert bool(leaks) == (labels == "server"), leaks
 
 
+@pytest.mark.slow
 def test_four_transfers_a_step(make_federation, messages):
     federation = make_federation(training={"labels": "client", "local_steps": 2})
     run_round(federation, ["a", "b"], 1, Ledger(), lambda *_: None)

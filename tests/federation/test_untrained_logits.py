@@ -52,6 +52,7 @@ def texts(federation):
     federation.data["g"].test[0]["input_ids"][1] += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [weight, head, cut, texts])
 def test_what_decides_logits_is_computed_anew(make_federation, change):
     seen(make_federation(**ALONE))
@@ -62,6 +63,7 @@ def test_what_decides_logits_is_computed_anew(make_federation, change):
     assert seen(make_federation(**ALONE))[1] == (1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -85,6 +87,7 @@ def test_so_is_what_another_version_or_number_of_threads_computes(make_federatio
             assert seen(make_federation(**ALONE))[1] == (0, 1)
 
 
+@pytest.mark.slow
 def test_damaged_files_are_computed_anew_with_a_note(make_federation, folder, capsys):
     figures, _ = seen(make_federation(**ALONE))
     (file,) = folder.iterdir()
@@ -96,6 +99,7 @@ def test_damaged_files_are_computed_anew_with_a_note(make_federation, folder, ca
         assert seen(make_federation(**ALONE)) == (figures, (1, 0))
 
 
+@pytest.mark.slow
 def test_noisy_large_infinite_and_foreign_logits_are_not_kept(make_federation, monkeypatch, folder):
     noise = {"privacy": {"activations": {"clip": 1.0, "noise_multiplier": 1.0}}, "training": {"labels": "client"}}
     assert seen(noisy := make_federation(**ALONE, **noise))[1] == (0, 0) and noisy.untrained.record() is None

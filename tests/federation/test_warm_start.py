@@ -49,6 +49,7 @@ def group(**changes):
     return {"task_groups": {"g": {name: str(value) if name == "adapter" else value for name, value in changes.items()}}}
 
 
+@pytest.mark.slow
 def test_classes_in_another_order_are_matched_by_name(make_federation, tmp_path):
     left = randomised(make_federation(**group(classes=["pos", "neg"])))
     folder = exported(left, tmp_path)
@@ -62,6 +63,7 @@ def test_classes_in_another_order_are_matched_by_name(make_federation, tmp_path)
     assert started.warm_starts["g"].note("g") == f"g starts from {folder}, base the same by hash, head by class name"
 
 
+@pytest.mark.slow
 def test_an_order_of_classes_that_cannot_be_changed(make_federation, tmp_path, monkeypatch):
     folder = exported(make_federation(**group(classes=["pos", "neg"])), tmp_path)
     monkeypatch.setattr("atlas_cli.federation.warm_start.Classifier", torch.nn.Conv1d)  # a head of another layer
@@ -99,6 +101,7 @@ HARM = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARM)
 def test_a_head_or_base_that_is_not_this_groups(make_federation, tmp_path, harm):
     folder = exported(randomised(make_federation()), tmp_path)
@@ -110,6 +113,7 @@ def test_a_head_or_base_that_is_not_this_groups(make_federation, tmp_path, harm)
     assert says in str(error.value) and str(folder) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_weights_drawn_at_random_are_not_called_by_a_published_name(make_federation, tmp_path):
     drawn = {"model": {"name": "gpt2", "init": "random", "config": {"n_layer": 4, "n_embd": 32, "n_head": 4}}}
     drawn["model"] |= {"tokenizer": make_federation("gpt2").config.model.name}
@@ -159,6 +163,7 @@ def test_round_0_is_what_stock_peft_computes(make_federation, lines, tmp_path, f
     assert len(read_peft(tmp_path / "peft", started.base)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_a_plan_says_of_an_adapter_is_what_a_run_says(make_config, make_federation, lines, tmp_path):
     plain = make_federation("llama", task_groups=lines)
@@ -179,6 +184,7 @@ def test_what_a_plan_says_of_an_adapter_is_what_a_run_says(make_config, make_fed
         check_heads(plan, left.data)
 
 
+@pytest.mark.slow
 def test_a_copy_without_head_starts_with_a_new_one(make_federation, tmp_path):
     left = randomised(make_federation())
     folder = shutil.copytree(exported(left, tmp_path), tmp_path / "copy")

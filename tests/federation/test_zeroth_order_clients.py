@@ -44,6 +44,7 @@ def gradient(client, batch, at_cut, step=0):
     return found
 
 
+@pytest.mark.slow
 def test_estimate_is_unbiased_and_has_the_variance_of_its_probes(linear, monkeypatch):
     """E|g - J' lambda|^2 = (d + 1) / P |J' lambda|^2, whatever the smoothing; 1,000 draws tell it to 10 %."""
     client, draws = linear(), 1000
@@ -123,6 +124,7 @@ def test_keeps_no_graph(linear):
     assert (usage.saved_activations, usage.cut_buffers, usage.gradients) == (0, 2 * 2 * 4 * 8 * 4, B.nbytes)
 
 
+@pytest.mark.slow
 def test_learns_with_a_server_that_trains_a_head_alone(make_federation, train_quietly):
     training = {"local_steps": 5, "zeroth_order": {"probes": 2}}
     federation = make_federation(clients={name: LEARNS for name in "abc"}, training=training, server={"rank": 0})
@@ -142,6 +144,7 @@ def test_kinds_share_a_group_elsewhere_as_in_one_process(make_federation, update
     same(run_with(remote, Hosts(remote)), run_with(plain))
 
 
+@pytest.mark.slow
 def test_kinds_share_a_group_put_away_or_resumed_as_in_memory(make_federation, train_quietly, tmp_path):
     changes = {"clients": MIXED, "aggregation": {"method": "delta-svd"}, "training": {"cohort": 0.5, "local_steps": 2}}
     away = make_federation(**changes, engine={"offload": "1 KiB"}, output={"dir": str(tmp_path)})

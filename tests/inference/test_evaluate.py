@@ -41,6 +41,7 @@ def copied(tmp_path, capsys):
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "changes"),
     [
@@ -86,6 +87,7 @@ def test_figures_of_classes_are_scikit_learns(make_toy_run):
         assert 2 * one["right"] / (one["labels"] + one["predicted"]) == pytest.approx(f1)
 
 
+@pytest.mark.slow
 def test_noise_at_the_cut_is_that_of_the_runs_own_evaluations(make_toy_run):
     run = make_toy_run(**NOISE)
     loaded = open_model(run.path)
@@ -124,6 +126,7 @@ def test_a_clients_own_test_part_is_what_its_records_say(make_toy_run):
         part_of_run(loaded, "validation")
 
 
+@pytest.mark.slow
 def test_the_model_of_a_learner_that_has_all_data_is_the_groups(make_toy_run, copied, capsys):
     run = copied(make_toy_run(mode="centralized", aggregation={"method": "none"}, clients={"b": {"dtype": "bfloat16"}}))
     assert main(["evaluate", str(run.path)]) == 0
@@ -169,6 +172,7 @@ def test_data_that_is_gone_is_named_with_what_to_do(make_toy_run, tmp_path):
     assert caught.value.__notes__ == ["restore it, or score another file with --data FILE"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_outcomes_and_a_picture_and_says_that_figures_are_the_runs(make_toy_run, copied, capsys):
     run = copied(make_toy_run(**TEXTS))
     assert main(["evaluate", str(run.path), "--round", "1"]) == 0
@@ -179,6 +183,7 @@ def test_the_command_writes_outcomes_and_a_picture_and_says_that_figures_are_the
     assert "rows: label" in (run.path / "evaluation" / "g-test-round-1.svg").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_json_is_as_documented(make_toy_run, copied, capsys):
     run = copied(make_toy_run(**TEXTS))
     assert main(["evaluate", str(run.path), "--merged", "--json"]) == 0
@@ -190,6 +195,7 @@ def test_json_is_as_documented(make_toy_run, copied, capsys):
     assert found["merged"]["equal"] and found["figures"]["loss"]["low"] < found["figures"]["loss"]["value"]
 
 
+@pytest.mark.slow
 def test_figures_are_shown_where_nothing_can_be_written(make_toy_run, copied, capsys):
     run = copied(make_toy_run(**TEXTS))
     (run.path / "evaluation").write_text("in the way", encoding="utf-8")
@@ -198,6 +204,7 @@ def test_figures_are_shown_where_nothing_can_be_written(make_toy_run, copied, ca
     assert "warning: nothing is kept for atlas compare: cannot write" in shown and "accuracy" in shown
 
 
+@pytest.mark.slow
 def test_what_cannot_be_evaluated_is_one_line(make_toy_run, capsys):
     run = str(make_toy_run(**TEXTS).path)
     for arguments, code, said in (

@@ -118,6 +118,7 @@ HEADS = [  # one of each kind; a slow test has all families
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(PEFTS_WARNING)
 @pytest.mark.parametrize("form", ["merged", "peft"])
 def test_every_kind_of_head_agrees_on_export(make_loaded, tmp_path, form):

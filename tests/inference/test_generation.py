@@ -160,6 +160,7 @@ def test_prompts_that_do_not_fit_are_refused_by_name(loaded, tmp_path):
     assert [len(tokens) for tokens in prompts_of_file(loaded, str(lines)).tokens] == [2, 2]
 
 
+@pytest.mark.slow
 def test_the_command_keeps_columns_and_says_what_was_sent(run, tmp_path, capsys):
     asked, answered = tmp_path / "asked.jsonl", tmp_path / "answered.jsonl"
     rows = [{"id": 7, "prompt": "the film"}, {"id": 8, "prompt": "a city was", "ended_by": "hand"}]

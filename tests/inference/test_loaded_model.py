@@ -31,6 +31,7 @@ def test_the_last_round_from_adapters_and_from_its_checkpoint(make_toy_run, task
     assert scores(before)["loss"] != scores(loaded)["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["split-federated", "federated", "centralized"])
 def test_a_clients_own_model(make_toy_run, mode):
     run = make_toy_run(mode=mode, aggregation={"method": "none"}, clients={"b": {"dtype": "bfloat16"}})

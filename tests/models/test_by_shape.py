@@ -21,7 +21,7 @@ from atlas_cli.testing import families
 from atlas_cli.testing.families import CHECKS
 
 
-@pytest.mark.parametrize("model_type", slow_but(EQUAL, "stablelm", "roformer"))
+@pytest.mark.parametrize("model_type", slow_but(EQUAL, "stablelm"))
 def test_the_split_is_the_unsplit_model_at_every_cut(model_type, monkeypatch):
     """With every padding; and clients are computed one by one."""
     config = unlisted(model_type, EQUAL[model_type])

@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from support.slow import slow_but
 from support.tiny_models import CONFIGS
 
 from atlas_cli import SplitClient
@@ -63,7 +62,8 @@ def graphs():
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize("family", slow_but(CONFIGS, "gpt2", "bert"))
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CONFIGS)
 def test_the_same_outcome_and_one_graph_for_all_blocks_and_clients(model_folder, family):
     parts = compare(model_folder(family), family, "eager", 1e-6)
     # one more where the first length is taken for a constant, and one below the lowest adapter, which has no gradient

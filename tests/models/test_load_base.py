@@ -375,6 +375,7 @@ def test_a_gguf_file_is_read_once_and_as_its_own_reader_reads_it(gguf_file, monk
     assert len(made) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["flip", "manifest", "version"])
 def test_a_conversion_that_is_not_what_was_written_is_made_anew(gguf_file, capsys, monkeypatch, harm):
     first = load(gguf_file).sha256
@@ -394,6 +395,7 @@ def test_a_conversion_that_is_not_what_was_written_is_made_anew(gguf_file, capsy
     assert list(folder.parent.iterdir()) == [folder]
 
 
+@pytest.mark.slow
 def test_a_changed_gguf_file_is_converted_anew(gguf_file):
     first = load(gguf_file).sha256
     whole = copy.deepcopy(tiny_model("llama"))

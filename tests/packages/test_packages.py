@@ -64,6 +64,7 @@ def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_pip_fetches_and_only_listed_files_stay(tmp_path, cache, monkeypatch, capsys):
     package = build(tmp_path / "index", rename={"sub/b.txt": "b.txt"}, add={"config.json": "{}"})
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
@@ -87,6 +88,7 @@ def test_a_cached_package_asks_nobody(cache, monkeypatch):
     assert packages.fetch(package) == folder
 
 
+@pytest.mark.slow
 def test_no_network_names_the_file_and_the_folder(tmp_path, cache):
     package = build(tmp_path / "elsewhere")
     with pytest.raises(ResourceError) as caught:

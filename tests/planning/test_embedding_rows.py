@@ -19,6 +19,7 @@ def test_tokens_count_once_and_padding_is_one_of_them():
     assert (assumed_rows(100), assumed_rows(262_144)) == (100, 16_384)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "dtype", "table", "row"),
     [

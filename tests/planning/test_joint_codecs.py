@@ -54,6 +54,7 @@ def predicted(config):
     return max(memory.peak for memory in said.clients.values()), said.server.peak
 
 
+@pytest.mark.slow
 def test_all_other_keys_of_wire_stay_with_another_codec(config_of):
     rest = {"header": "compact", "adapters": {"codec": "int8"}, "deliveries": {"codec": "int8"}}
     found, _ = plans(config_of(rest), "none", "int8", "int4")
@@ -71,6 +72,7 @@ def test_a_client_s_own_codec_is_counted_apart(config_of):
     assert plans(config, "int8")[0]["int8"][0].bytes_up == plans(alone)[0]["int8"][0].bytes_up
 
 
+@pytest.mark.slow
 def test_what_codecs_keep_of_texts_is_in_the_memory_of_both_ends(config_of):
     plain, kept = predicted(config_of()), predicted(config_of(KEPT))
     assert kept[0] > plain[0] and kept[1] > plain[1]
@@ -128,6 +130,7 @@ def test_no_frozen_client_has_a_codec_that_looks_beyond_a_token(config_of, own):
         plans(config, "delta", learns=("frozen",))
 
 
+@pytest.mark.slow
 def test_ranks_and_remedies_count_what_codecs_keep_of_texts(config_of):
     config = config_of(KEPT)
     said = predict(plan := make_plan(config), {"g": ["pos", "neg"]}, texts=read_texts(plan)[0]).clients

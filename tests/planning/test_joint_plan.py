@@ -139,6 +139,7 @@ def every(search):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["pooled", "per-client"])
 @pytest.mark.parametrize("one_cut", [False, True])
 def test_the_front_is_that_of_all_candidates(update, one_cut):

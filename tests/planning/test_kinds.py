@@ -78,6 +78,7 @@ def planned(model, count):
     return predict(plan, {"g": ["a", "b"]})
 
 
+@pytest.mark.slow
 def test_what_is_looked_at_of_many_clients_is_their_kinds(model_folder, calls):
     found = []
     for count in (3, 2000):
@@ -105,6 +106,7 @@ def test_figures_of_a_count_are_those_of_as_many_entries(model_folder, method):
     assert plan_ranks(counted, "uniform").clients == plan_ranks(single, "uniform").clients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [4, "auto"])
 def test_a_config_is_validated_without_making_a_client_of_a_count(model_folder, monkeypatch, rank):
     made = Counter()

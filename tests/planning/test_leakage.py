@@ -34,6 +34,7 @@ def choose(model_folder):
     return call
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None, derandomize=True)
 @given(
     st.lists(st.integers(0, 10), min_size=4, max_size=4),

@@ -2,7 +2,6 @@
 
 import pytest
 import yaml
-from support.slow import slow
 
 from atlas_cli.config.load import load_config
 from atlas_cli.experiment.allocation.measured_client import take_steps
@@ -12,12 +11,15 @@ from atlas_cli.planning.plan import make_plan
 PARTS = ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "saved_activations", "cut_buffers")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "mode"),
     [
         ("gpt2", "split-federated"),
         ("bert", "federated"),
-        *slow(("gpt2", "federated"), ("llama", "split-federated"), ("distilbert", "split-federated")),
+        ("gpt2", "federated"),
+        ("llama", "split-federated"),
+        ("distilbert", "split-federated"),
     ],
 )
 def test_predicted_and_measured(family, mode, model_folder, tmp_path):

@@ -38,6 +38,7 @@ def test_of_a_client_with_a_head_of_its_own(make_config, task, checkpointing):
     assert measured.peak <= predicted.peak <= 1.06 * measured.peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [ONE, PADDED])
 @pytest.mark.parametrize("learns", ["frozen", "zeroth-order"])
 def test_nothing_is_saved_for_a_backward(make_config, learns, shape):
@@ -51,6 +52,7 @@ def test_nothing_is_saved_for_a_backward(make_config, learns, shape):
     assert measured.peak < 0.8 * figures(make_plan(make_config()), shape)[1].peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learns", ["auxiliary", "frozen", "zeroth-order"])
 def test_table_of_split_layers_is_of_such_a_client(make_config, learns):
     own = {"rank": 0} if learns == "frozen" else {"rank": 4}
@@ -64,6 +66,7 @@ def test_table_of_split_layers_is_of_such_a_client(make_config, learns):
     assert row.adapter_parameters == sum(rank * sum(plan.features[p]) for p, rank in plan.by_name["a"].ranks.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", ["b", "ac", "abc"])
 def test_server_holds_a_gradient_for_those_that_get_one(make_federation, frozen):
     """Of the batch that it needed most for, which is of c."""

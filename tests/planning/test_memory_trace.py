@@ -3,7 +3,6 @@
 import pytest
 import torch
 from support.real_client import features, make_base, measure, parts
-from support.slow import slow_but
 from support.tiny_models import CONFIGS
 
 from atlas_cli import SplitServer
@@ -29,12 +28,14 @@ def check(base, dtype="float32", cut=3, rank=3, padded=True, targets="auto", tas
     return said
 
 
-@pytest.mark.parametrize("name", slow_but(CONFIGS, "distilbert", "qwen3"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
 def test_families(name):
     for dtype, padded in (("float32", False), ("bfloat16", True)):
         check(make_base(CONFIGS[name](), dtype), dtype, padded=padded)
 
 
+@pytest.mark.slow
 def test_options():
     base = make_base(CONFIGS["gpt2"]())
     check(base, lora={"dropout": 0.1})
@@ -43,6 +44,7 @@ def test_options():
     check(make_base(CONFIGS["llama"]()), targets=["q_proj"], rank={1: 2, 2: 5})
 
 
+@pytest.mark.slow
 def test_client_with_its_own_head():
     classes = build_task("sequence-classification", ["a", "b", "c"])
     said = check(make_base(CONFIGS["bert"]()), task=classes)
@@ -72,7 +74,8 @@ def serve(base, cut, rank, task, batch, tokens, padded):
     return usage, ranks, usage.frozen_weights + usage.adapters + usage.heads + live.peak
 
 
-@pytest.mark.parametrize("name", slow_but(CONFIGS, "gpt2", "llama"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
 def test_server(name):
     for cut, rank, dtype in ((1, 3, "float32"), (1, 0, "bfloat16"), (3, 3, "float32")):
         base = make_base(CONFIGS[name](), dtype)
@@ -85,6 +88,7 @@ def test_server(name):
         assert peak <= said.peak <= 1.08 * peak
 
 
+@pytest.mark.slow
 def test_a_trace_of_a_large_model_needs_no_memory_for_it():
     config = built_in("llama-3-8b")
     family = family_of(config.model_type)

@@ -8,7 +8,6 @@ import random
 
 import pytest
 from support.real_client import features, make_base, measure, parts
-from support.slow import slow_but
 from transformers import (
     BertConfig,
     DistilBertConfig,
@@ -97,7 +96,8 @@ def check(
     assert peak <= said.peak <= limit * peak, (said.peak / peak - 1, case)
 
 
-@pytest.mark.parametrize("name", slow_but(MAKE, "gpt2", "opt"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MAKE)
 def test_narrow_feed_forwards(name):
     """Where the feed-forward is narrow, the attention or a norm is where most is alive."""
     cases = (

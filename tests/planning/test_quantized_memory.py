@@ -5,7 +5,6 @@ from itertools import product
 
 import pytest
 from support.real_client import features, make_base, measure, parts
-from support.slow import slow, slow_but
 from support.tiny_models import CONFIGS
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -26,6 +25,7 @@ def client(model, cut, **setting):
     return Shapes(config_of(model), setting).client(cut, setting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", QUANTIZATIONS[1:])
 def test_frozen_weights_by_hand(quantization):
     d, f, norm = 768, 3072, 2 * 768
@@ -43,7 +43,8 @@ def test_no_more_rows_than_tokens():
     assert client("gpt2", 1, rows=10) == whole  # rows count where embeddings are held by the row
 
 
-@pytest.mark.parametrize("model", ["gpt2", *slow("bert-base-uncased", "llama-3-8b", "distilbert-base-uncased")])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["gpt2", "bert-base-uncased", "llama-3-8b", "distilbert-base-uncased"])
 def test_every_option_saves(model):
     for dtype in ("float32", "bfloat16"):
         held = ("none", "int8", "nf4", "nf4-double")
@@ -53,14 +54,14 @@ def test_every_option_saves(model):
 
 
 MODELS = ("gpt2", "llama", "bert")
-FEW = (("gpt2", "nf4", "float32"),)
 # cut, options, batch and tokens, and by how much the peak may be above: as for weights that are not quantised
 STEPS = ((3, {}, (4, 32), 1.05), (3, {"checkpointing": True}, (4, 32), 1.07), (2, {}, (1, 4), 1.14))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "quantization", "dtype"),
-    slow_but(product(MODELS, QUANTIZATIONS[1:], ("float32", "bfloat16")), *FEW),
+    list(product(MODELS, QUANTIZATIONS[1:], ("float32", "bfloat16"))),
 )
 def test_what_a_real_client_holds(model, quantization, dtype):
     pytest.importorskip("bitsandbytes")
@@ -73,11 +74,13 @@ def test_what_a_real_client_holds(model, quantization, dtype):
         assert peak <= said.peak <= limit * peak, (cut, options, said.peak / peak)
 
 
+@pytest.mark.slow
 def test_planning_does_not_need_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     assert client("gpt2", 1, quantization="nf4", batch=3, tokens=17).transient > 4 * 768 * 3072
 
 
+@pytest.mark.slow
 def test_a_client_of_llama_3_8b():
     """In float32 five layers fit 8 GiB, of 32."""
     assert client("llama-3-8b", 5).peak < 8 * GIB < client("llama-3-8b", 6).peak
@@ -85,6 +88,7 @@ def test_a_client_of_llama_3_8b():
     assert client("llama-3-8b", 12, checkpointing=True, **SMALL).peak < 2 * GIB
 
 
+@pytest.mark.slow
 def test_a_client_of_gpt2():
     today = client("gpt2", 6).peak
     assert today == pytest.approx(528 * MIB, rel=0.01)
@@ -94,6 +98,7 @@ def test_a_client_of_gpt2():
     assert client("gpt2", 6, **in_float32, checkpointing=True).peak < 0.3 * today
 
 
+@pytest.mark.slow
 def test_a_client_of_gemma_3_270m():
     step = {"batch": 4, "tokens": 128}
     today = client("gemma-3-270m", 9, **step).peak
@@ -101,6 +106,7 @@ def test_a_client_of_gemma_3_270m():
     assert client("gemma-3-270m", 9, **step, **SMALL).peak < 0.2 * today
 
 
+@pytest.mark.slow
 def test_the_server_and_the_choice_of_a_cut_know_how_weights_are_held():
     config = {
         "name": "auto",

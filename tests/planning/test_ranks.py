@@ -72,6 +72,7 @@ def fits(ranks, unit_costs, budgets, fixed):
     )
 
 
+@pytest.mark.slow
 @MANY
 @given(instances())
 def test_no_budget_is_exceeded_and_limits_hold(instance):
@@ -83,6 +84,7 @@ def test_no_budget_is_exceeded_and_limits_hold(instance):
             assert found.budgets[resource] is None or used <= found.budgets[resource]
 
 
+@pytest.mark.slow
 @MANY
 @given(instances(), st.sampled_from(["memory", "uplink"]), st.one_of(st.none(), st.floats(0, 300)))
 def test_more_of_a_budget_never_lowers_a_rank(instance, resource, extra):
@@ -94,6 +96,7 @@ def test_more_of_a_budget_never_lowers_a_rank(instance, resource, extra):
         assert all(after[i] >= before[i] for i in before)
 
 
+@pytest.mark.slow
 @MANY
 @given(instances(), st.data())
 def test_importance_raises_its_own_layer_and_no_other(instance, data):
@@ -105,12 +108,14 @@ def test_importance_raises_its_own_layer_and_no_other(instance, data):
     assert all(after[i] <= before[i] for i in before if i != layer)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(instances())
 def test_equals_the_rule_taken_one_increment_at_a_time(instance):
     assert solve(**instance).ranks == by_hand(**instance)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(instances())
 def test_says_what_stopped_it(instance):
@@ -152,6 +157,7 @@ def share_lowered(method):
     return lowered / 1000
 
 
+@pytest.mark.slow
 def test_skip_and_continue_breaks_what_prefix_greedy_keeps():
     def skipping(instance, budgets):
         return by_hand(**{**instance, "budgets": budgets}, skip=True)
@@ -286,6 +292,7 @@ def test_senseless_numbers_are_refused(change):
         solve(budgets={}, fixed={}, **{**sound, **change})
 
 
+@pytest.mark.slow
 def test_a_large_model_takes_no_time():
     layers = range(80)
     costs = {i: {"memory": 100 + i, "uplink": 10} for i in layers}

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.slow import slow, slow_but
 from transformers import BertConfig
 
 from atlas_cli.config.schema.experiment import ModelConfig
@@ -33,7 +32,8 @@ def with_memory(size, device=LINKED):
     return replace(device, memory=size)
 
 
-@pytest.mark.parametrize("family", slow_but(FAMILIES, "gpt2", "llama"))
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rows_are_those_of_the_real_halves(family, model_folder):
     base = load_base(ModelConfig.model_validate({"name": model_folder(family)}))
     choice = choose_split(model_folder(family), SMALL)
@@ -48,6 +48,7 @@ def test_rows_are_those_of_the_real_halves(family, model_folder):
         assert row.memory.peak == sum(v for v in vars(row.memory).values() if isinstance(v, int))
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_prediction_with_all_layers_adapted():
     config = config_of("gpt2")
     shapes = Shapes(config, Setting(rank=4, checkpointing=True))
@@ -59,6 +60,7 @@ def test_memory_is_that_of_the_prediction_with_all_layers_adapted():
     assert row.memory == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", ["auto", ("query",)])
 def test_a_row_asked_for_alone_is_the_same(targets, model_folder):
     """Rows between may be read off a line, and a short model stands for a deep one."""
@@ -70,6 +72,7 @@ def test_a_row_asked_for_alone_is_the_same(targets, model_folder):
         assert rows[cut - 1].memory == shapes.client(cut, setting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "layer", "of"), [("gpt2", 6, 12), ("bert", 6, 12), ("llama", 16, 32)])
 def test_the_default_is_the_middle(model, layer, of):
     choice = choose_split(model)
@@ -79,6 +82,7 @@ def test_the_default_is_the_middle(model, layer, of):
     assert choice.device is None and choice.feasible is None and choice.rows[0].seconds is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [1, 2, 3, 4])
 def test_the_deepest_layer_that_fits_is_chosen_to_the_byte(layer, model_folder):
     peaks = [row.memory.peak for row in choose_split(model_folder("gpt2"), SMALL).rows]
@@ -93,6 +97,7 @@ def test_the_deepest_layer_that_fits_is_chosen_to_the_byte(layer, model_folder):
         assert choose_split(model_folder("gpt2"), SMALL, with_memory(peaks[0] - 1)).layer is None
 
 
+@pytest.mark.slow
 def test_more_memory_never_means_a_shallower_cut(model_folder):
     chosen = [
         choose_split(model_folder("llama"), SMALL, with_memory(size)).layer or 0
@@ -112,6 +117,7 @@ def test_time_is_linear_in_the_split_layer_and_bytes_do_not_depend_on_it():
     assert f"{rows[0].seconds.total:.3g} s a step at 1" in reason
 
 
+@pytest.mark.slow
 def test_the_servers_memory_sets_the_other_end(model_folder):
     everything = choose_split(model_folder("gpt2"), SMALL, with_memory(10**9), with_memory(10**9))
     client = [row.memory.peak for row in everything.rows]
@@ -131,6 +137,7 @@ def test_the_servers_memory_sets_the_other_end(model_folder):
         hopeless.require()
 
 
+@pytest.mark.slow
 def test_an_assumed_server_sets_no_limit():
     choice = choose_split("llama-2-70b", Setting(dtype="bfloat16"), with_memory(64 * 2**30))
     assert choice.server_assumed and choice.rows[0].server_memory is None
@@ -151,7 +158,8 @@ def parse(remedy, setting):
     return replace(setting, **changes)
 
 
-@pytest.mark.parametrize("share", [0.8, *slow(0.97, 0.4, 0.25)])
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.8, 0.97, 0.4, 0.25])
 def test_every_remedy_works_and_none_can_be_larger(share):
     setting = Setting(batch=16, tokens=128, rank=4)
     shapes = Shapes(config_of("gpt2"), setting)
@@ -168,6 +176,7 @@ def test_every_remedy_works_and_none_can_be_larger(share):
                 assert shapes.client(1, larger).peak > memory, remedy
 
 
+@pytest.mark.slow
 def test_nothing_that_fits_is_an_error_with_the_remedies():
     choice = choose_split("gpt2", SMALL, with_memory(150 * 2**20))
     assert choice.layer is None and choice.remedies[0].startswith("--embedding rows fits")
@@ -224,6 +233,7 @@ def test_the_fewest_changes_come_first(memory, found):
     assert said == found
 
 
+@pytest.mark.slow
 def test_where_nothing_helps_the_least_memory_is_said():
     choice = choose_split("gpt2", device=with_memory(2**20))
     (only,) = choice.remedies
@@ -309,6 +319,7 @@ def test_seventy_billion_parameters_take_seconds_and_no_weights():
     assert peak < 1e9
 
 
+@pytest.mark.slow
 def test_no_tensor_with_storage_is_made(monkeypatch):
     made = []
     real = torch.nn.Linear.__init__

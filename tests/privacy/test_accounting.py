@@ -90,6 +90,7 @@ def test_one_sampled_step_against_integration(multiplier, rate):
     assert sampled_delta(sampled_epsilon(multiplier, rate, 1, 1e-5), multiplier, rate) == pytest.approx(1e-5, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("multiplier", "rate", "steps", "exact"),
     [

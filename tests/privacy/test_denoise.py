@@ -117,6 +117,7 @@ def test_it_reads_the_client_halfs_own_activation_in_training_and_in_evaluation(
     torch.testing.assert_close(told.cut.clean, z * mask.unsqueeze(-1))
 
 
+@pytest.mark.slow
 def test_it_travels_with_the_head_and_its_bytes_are_foreseen(make_federation, make_config, train_quietly):
     federation = make_federation(privacy=DENOISE["privacy"], training={**DENOISE["training"], "rounds": 1})
     heads = [client.head for client in federation.clients.values()]
@@ -131,6 +132,7 @@ def test_it_travels_with_the_head_and_its_bytes_are_foreseen(make_federation, ma
     assert sent == federation.aggregator.members["a"].head_bytes() == plain + 4 * NUMBERS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [{}, {"mid": {}}])
 def test_memory_is_foreseen(make_config, others):
     plan = make_plan(make_config(**{**DENOISE, "privacy": {**DENOISE["privacy"], **others}}))
@@ -141,6 +143,7 @@ def test_memory_is_foreseen(make_config, others):
     assert measured.peak <= predicted.peak <= 1.06 * measured.peak
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_unbroken_one(make_federation, train_quietly):
     saved, (whole, again) = [], (make_federation(**DENOISE) for _ in range(2))
     train_quietly(whole, checkpoint=lambda number: saved.append(copy.deepcopy(RunState(whole).capture())))

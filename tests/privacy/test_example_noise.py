@@ -161,6 +161,7 @@ def test_poisson_samples():
     assert poisson_indices(3, 1.0, 0, "a", 0) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_that_aims_at_an_epsilon_ends_with_it(make_federation, train_quietly):
     target = {**U_SHAPED, "training": {"labels": "client", "batch_size": 1, "local_steps": 6}}
     federation = make_federation(**target, privacy={"examples": {"clip": 0.5, "epsilon": 4.0}})
@@ -171,6 +172,7 @@ def test_a_run_that_aims_at_an_epsilon_ends_with_it(make_federation, train_quiet
     assert {line["examples"] for line in recorder.metrics[1:]} != {18}  # samples vary in size, some are empty
 
 
+@pytest.mark.slow
 def test_whole_clients_step_with_clipped_gradients_of_examples(make_federation):
     noise = {"examples": {"clip": 0.1, "noise_multiplier": 0.0}}
     sgd = {"client_optimizer": {"name": "sgd", "lr": 1.0}, "server_optimizer": {"name": "sgd", "lr": 1.0}}
@@ -193,6 +195,7 @@ def test_whole_clients_step_with_clipped_gradients_of_examples(make_federation):
     assert max(norms) > 0.1
 
 
+@pytest.mark.slow
 def test_a_federated_run_sends_nothing_but_noisy_updates(make_federation, train_quietly):
     changes = {"mode": "federated", "server": {"rank": 2}, "aggregation": {"weights": "uniform"}}
     noise = {"examples": {"clip": 0.1, "noise_multiplier": 2.0}}

@@ -106,6 +106,7 @@ def test_samples_are_of_examples_and_hold_all_windows(questions):
     assert drawn / 200 == pytest.approx(2, abs=0.3)
 
 
+@pytest.mark.slow
 def test_dp_sgd_counts_questions(questions):
     federation = questions({"examples": {"clip": CLIP, "noise_multiplier": 1.5}})
     from dp_accounting import dp_event

@@ -99,6 +99,7 @@ def test_gradients_of_a_step_are_those_of_loss_and_divergence(make_federation):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_travels_with_the_head_and_its_bytes_are_foreseen(make_federation, make_config, train_quietly):
     federation = make_federation(privacy=MID["privacy"], training={**MID["training"], "rounds": 1})
     heads = [client.head for client in federation.clients.values()]
@@ -121,6 +122,7 @@ def test_it_travels_with_the_head_and_its_bytes_are_foreseen(make_federation, ma
     assert sent == federation.aggregator.members["a"].head_bytes() == plain + 4 * NUMBERS
 
 
+@pytest.mark.slow
 def test_memory_is_foreseen(make_config):
     plan = make_plan(make_config(**MID))
     task, shape = build_task_of(plan, "g", ["a", "b"]), Shape(4, 32, True)
@@ -130,6 +132,7 @@ def test_memory_is_foreseen(make_config):
     assert measured.peak <= predicted.peak <= 1.06 * measured.peak
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_unbroken_one(make_federation, train_quietly):
     saved, (whole, again) = [], (make_federation(**MID) for _ in range(2))
     train_quietly(whole, checkpoint=lambda number: saved.append(copy.deepcopy(RunState(whole).capture())))

@@ -79,6 +79,7 @@ def names(message):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_sends_the_messages_of_its_row(setting, sent):
     row = SETTINGS[setting]

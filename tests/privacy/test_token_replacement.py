@@ -149,6 +149,7 @@ def test_nothing_is_told_at_epsilon_0_and_no_other_mechanism_is_added_up():
         composed_epsilon((Event("pure", 3, 1.0), Event("gaussian", 1, 1.0)), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("privacy", [{"santext": {"epsilon": 1.0}}, {"custext": {"epsilon": 1.0, "tokens": 3}}])
 def test_a_run_trains_on_replaced_tokens_drawn_once(make_federation, train_quietly, privacy):
     plain, found, again = make_federation(), make_federation(privacy=privacy), make_federation(privacy=privacy)

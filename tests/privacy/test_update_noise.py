@@ -114,6 +114,7 @@ def test_the_denominator_is_fixed_and_ranks_may_differ():
         assert merged.adapters["p"].A[:, 0].tolist() == by_row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["server", "client"])
 def test_without_noise_and_with_wide_clipping_it_is_the_mean(make_federation, train_quietly, labels):
     clients = {name: {"task_group": "g", "rank": 3} for name in "abc"}
@@ -128,6 +129,7 @@ def test_without_noise_and_with_wide_clipping_it_is_the_mean(make_federation, tr
             assert torch.allclose(values(federation)[name], value, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_other_keys_of_privacy_change_nothing(make_federation, train_quietly):
     plain, other = make_federation(), make_federation(privacy={"delta": 1e-3})
     train_quietly(plain), train_quietly(other)
@@ -159,6 +161,7 @@ def test_what_is_sent_is_within_the_norm(make_federation, train_quietly, method)
     assert seen == pytest.approx([0.01] * 3, rel=1e-3)  # three clients whose updates are larger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("privacy", [SERVER, CLIENT])
 def test_going_on_draws_the_noise_that_would_have_been_drawn(make_federation, train_quietly, privacy):
     from atlas_cli.experiment.recorder import Recorder
@@ -206,6 +209,7 @@ def test_the_update_is_received_noisy(make_federation):
     assert float(changes.std()) == pytest.approx(0.05, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("multiplier", "threshold"), [(1.0, 1.5), (0.5, 1.0)])
 def test_nobody_tells_two_worlds_apart_better_than_epsilon_allows(multiplier, threshold):
     """A client that changes one number by all that it may, or not at all; the best test is a threshold."""

@@ -37,6 +37,7 @@ def test_fingerprints_of_a_user_with_two_clients(make_federation):
     assert protection.units() == {"fingerprints": "user with up to 2 clients"}
 
 
+@pytest.mark.slow
 def test_a_target_is_met_for_the_user(make_federation):
     privacy = {"clients_per_user": 2, "updates": {"clip": 0.5, "epsilon": 4.0}}
     protection, epsilon = spent(make_federation, "updates", privacy=privacy)

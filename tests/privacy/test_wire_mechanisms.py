@@ -69,6 +69,7 @@ def test_what_crosses_the_cut_is_noisy_and_gradients_pass_through_the_clipping(m
     assert spent == gaussian_epsilon(0.1, 4 * uses * longest, 1e-5) > 1000  # true, and useless
 
 
+@pytest.mark.slow
 def test_a_target_for_activations_is_met(make_federation, train_quietly):
     federation = make_federation(privacy={"activations": {"clip": 1.0, "epsilon": 50.0}}, training={"rounds": 1})
     assert 49 < train_quietly(federation).metrics[-1]["epsilon"]["activations"] <= 50
@@ -117,6 +118,7 @@ def test_the_corrected_loss_is_that_of_the_observed_label(make_federation):
 # fingerprints
 
 
+@pytest.mark.slow
 def test_fingerprints_are_clipped_and_noisy(make_federation):
     clustering = {"k": 2, "batches": 2}
 
@@ -133,6 +135,7 @@ def test_fingerprints_are_clipped_and_noisy(make_federation):
     assert not noisy["a"].equal(noisy["b"])
 
 
+@pytest.mark.slow
 def test_epsilon_of_fingerprints_counts_clusterings(make_federation, train_quietly):
     noise = {"fingerprints": {"clip": 1.0, "noise_multiplier": 4.0}}
     federation = make_federation(clustering={"k": 2, "batches": 1, "every": 1}, privacy=noise, training={"rounds": 3})
@@ -173,6 +176,7 @@ def test_distance_correlation_by_the_definition():
     )
 
 
+@pytest.mark.slow
 def test_nopeek_lowers_the_dependence_of_activations_on_tokens(make_federation, train_quietly):
     def dependence(**changes):
         rates = {"client_optimizer": {"lr": 0.03}, "rounds": 4, "local_steps": 4}
@@ -189,6 +193,7 @@ def test_nopeek_lowers_the_dependence_of_activations_on_tokens(make_federation, 
 # what observers of the wire see
 
 
+@pytest.mark.slow
 def test_padding_looks_like_other_tokens_and_training_is_the_same(make_federation, train_quietly):
     plain, covered = make_federation(), make_federation(privacy={"mask_gradients": True})
     batch = batch_of(covered)
@@ -206,6 +211,7 @@ def test_padding_looks_like_other_tokens_and_training_is_the_same(make_federatio
     assert equal(held(plain), held(covered))
 
 
+@pytest.mark.slow
 def test_lengths_are_padded_to_a_multiple(make_federation, train_quietly):
     clients = {name: {"task_group": "g", "rank": {1: 2}} for name in "abc"}
     cached = {"clients": clients, "engine": {"prefix_cache": "1 MiB"}}

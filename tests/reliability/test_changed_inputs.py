@@ -64,6 +64,7 @@ def stopped(write, train, at_step, model_folder, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_what_has_changed_is_named(stopped, capsys, tmp_path, monkeypatch):
     kept = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-kept")
     whole = {path: path.read_bytes() for path in stopped.path.rglob("*") if path.is_file()}

@@ -376,6 +376,7 @@ def read_folder(folder, base):
     read_origin(folder)
 
 
+@pytest.mark.slow
 def test_every_harm_to_an_exported_adapter_is_found(adapter):
     folder, base = adapter
     read_folder(folder, base)

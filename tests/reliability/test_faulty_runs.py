@@ -31,6 +31,7 @@ def rounds(run):
     return [line["round"] for line in run.read_lines("metrics.jsonl")]
 
 
+@pytest.mark.slow
 def test_too_few_clients_is_exit_5_and_what_it_says_goes_on(faulty, tmp_path, capsys):
     crash = {"a": {"round": 3}, "b": {"round": 3, "step": 1}}
     path = faulty(training={"min_clients": 2}, faults={"crash_at": crash})
@@ -52,6 +53,7 @@ def test_too_few_clients_is_exit_5_and_what_it_says_goes_on(faulty, tmp_path, ca
     assert run.read_lines("metrics.jsonl")[3]["participants"] == ["c"]
 
 
+@pytest.mark.slow
 def test_a_round_without_anybody_never_counts(faulty, tmp_path, capsys):
     path = faulty(faults={"crash_at": {name: {"round": 2} for name in "abc"}})
     assert main(["train", str(path)]) == 5
@@ -59,6 +61,7 @@ def test_a_round_without_anybody_never_counts(faulty, tmp_path, capsys):
     assert rounds(run_of(tmp_path)) == [0, 1]
 
 
+@pytest.mark.slow
 def test_drops_are_in_the_line_of_their_round_and_counted_at_the_end(faulty, tmp_path, capsys):
     path = faulty(faults={"crash_at": {"b": {"round": 2, "step": 1}, "c": {"round": 3}}})
     assert main(["train", str(path)]) == 0
@@ -103,6 +106,7 @@ def test_a_deadline_needs_devices_that_say_how_fast_they_are(faulty, capsys, dev
     assert says in error and "training.deadline" in error
 
 
+@pytest.mark.slow
 def test_few_clients_for_a_trimmed_mean_are_warned_of(faulty, capsys):
     path = faulty(aggregation={"method": "trimmed-mean"}, training={"rounds": 1})
     assert main(["train", str(path)]) == 0

@@ -30,6 +30,7 @@ def place(tmp_path_factory, model_folder):
         yield folder, fuzz_configs.shipped(folder, models)
 
 
+@pytest.mark.slow
 def test_the_shipped_configs_are_valid_before_they_are_harmed(place):
     folder, bases = place
     assert len(bases) >= 8

@@ -35,6 +35,7 @@ def records(run, name="metrics.jsonl"):
     return [{k: v for k, v in line.items() if k not in timings} for line in run.read_lines(name)]
 
 
+@pytest.mark.slow
 def test_the_newest_unfinished_run_of_this_config(write, train, stopped, at_step):
     path, _ = stopped()
     at_step(3, stop)
@@ -49,6 +50,7 @@ def test_the_newest_unfinished_run_of_this_config(write, train, stopped, at_step
     assert "goes on after round 1" in (newer.path / "log.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_also_where_ranks_follow_from_devices(train, stopped):
     device = {"phone": {"memory": "2 GiB", "uplink": "1 Mbit/s"}}
     allocation = {"r_max": 4, "importance": "uniform", "uplink_seconds": 5.0}
@@ -83,6 +85,7 @@ def test_none_is_an_error_that_says_what_was_looked_for(write, train, stopped, c
     assert "give a config" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_before_its_first_checkpoint_is_passed_over(train, stopped, capsys):
     path, run = stopped()
     for folder in folders(run):
@@ -107,6 +110,7 @@ def test_what_changes_the_run_is_refused(train, stopped, capsys, change):
     assert key.split(".")[0] in err and "cannot change when a run is resumed; only these may: training.rounds" in err
 
 
+@pytest.mark.slow
 def test_what_may_change(train, stopped):
     _, run = stopped()
     changes = ["training.rounds=4", "evaluation.every=4", "checkpoints.keep=1", "checkpoints.every=3", "device=auto"]
@@ -125,7 +129,8 @@ def test_more_rounds_are_refused_where_the_learning_rate_depends_on_their_number
     assert train(path, "--resume", "auto", "training.rounds=3")[0] == 0
 
 
-@pytest.mark.parametrize("cohort", [1.0, *slow(0.5)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cohort", [1.0, 0.5])
 def test_more_rounds_after_the_end_train_as_if_they_had_been_asked_for_at_once(write, train, cohort):
     few = {"rounds": 2, "local_steps": 2, "max_length": 32, "cohort": cohort}
     path = write(training=few)
@@ -141,6 +146,7 @@ def test_more_rounds_after_the_end_train_as_if_they_had_been_asked_for_at_once(w
         assert records(run) == records(whole) and records(run, "messages.jsonl") == records(whole, "messages.jsonl")
 
 
+@pytest.mark.slow
 def test_fewer_rounds_than_are_done(train, stopped, capsys):
     _, run = stopped()
     manifest = json.loads((run.path / "manifest.json").read_text(encoding="utf-8"))

@@ -8,7 +8,6 @@ import signal
 import sys
 
 import pytest
-from support.slow import slow
 
 from atlas_cli.cli import main
 from atlas_cli.errors import NonFiniteError
@@ -48,6 +47,7 @@ def goes_on_to_the_same_end(err, run, whole, chaos):
     assert chaos.differences(run, whole) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, getattr(signal, "SIGBREAK", signal.SIGTERM)])
 def test_a_signal_stops_after_the_step(write, train, at_step, chaos, capfd, number):
     path = write()
@@ -96,6 +96,7 @@ def test_what_is_kept_is_no_damaged_checkpoint(write, train, at_step, chaos, cap
     goes_on_to_the_same_end(err, run, whole, chaos)
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_gone_ends_the_run_in_order(write, train, at_step, chaos, capfd, monkeypatch):
     path = write()
     _, whole = train(path)
@@ -123,6 +124,7 @@ def test_with_rare_checkpoints_the_last_whole_round_is_kept(write, train, at_ste
     goes_on_to_the_same_end(capsys.readouterr().err, run, whole, chaos)
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once(write, train, at_step):
     at_step(3, send(signal.SIGINT, times=2))
     code, run = train(write())
@@ -130,7 +132,8 @@ def test_a_second_signal_stops_at_once(write, train, at_step):
     assert run.read_json("manifest.json")["status"] == "interrupted" and not (run.path / "adapters").exists()
 
 
-@pytest.mark.parametrize("where", ["export_adapters", *slow("write_report")])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["export_adapters", "write_report"])
 def test_a_signal_after_training(write, train, chaos, monkeypatch, capsys, where):
     path = write()
     _, whole = train(path)
@@ -141,6 +144,7 @@ def test_a_signal_after_training(write, train, chaos, monkeypatch, capsys, where
     goes_on_to_the_same_end(capsys.readouterr().err, run, whole, chaos)
 
 
+@pytest.mark.slow
 def test_a_bug_leaves_its_traceback_in_the_log(write, train, at_step, chaos, capsys):
     path = write(checkpoints={"every": 3})
     _, whole = train(path)
@@ -198,12 +202,14 @@ def adapters(run):
     return {path.relative_to(run.path): path.read_bytes() for path in run.path.glob("adapters/*/*/*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "how"),
     [
         ("changes the base", "interrupted"),
         ("plain", "failed"),
-        *slow(*((case, "interrupted") for case in CASES if case != "changes the base"), ("changes the base", "failed")),
+        *((case, "interrupted") for case in CASES if case != "changes the base"),
+        ("changes the base", "failed"),
     ],
 )
 def test_adapters_of_the_last_whole_round_and_a_report_are_left(write, train, at_step, case, how):
@@ -232,6 +238,7 @@ def test_adapters_of_the_last_whole_round_and_a_report_are_left(write, train, at
     assert "unfinished" not in page(run).partition("</style>")[2]
 
 
+@pytest.mark.slow
 def test_the_report_grows_while_the_run_goes_on(write, train, at_step, tmp_path, monkeypatch):
     """In the middle of a round the page has the rounds before it, those of an earlier process, too."""
     monkeypatch.setattr(live, "SHARE", 1e9)  # after every round, though these take less time than a page
@@ -252,6 +259,7 @@ def test_the_report_grows_while_the_run_goes_on(write, train, at_step, tmp_path,
     assert "Interrupted after round 2 of 3" in page(run) and "refresh" not in page(run)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_left_is_told_in_the_log_and_hides_nothing(write, train, at_step, monkeypatch, capsys):
     def broken(*arguments):
         raise RuntimeError("no room")

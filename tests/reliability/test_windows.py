@@ -77,6 +77,7 @@ def mode_of(call):
     return mode if named and isinstance(mode, str) and set(mode) <= set("rwxab+") else None
 
 
+@pytest.mark.slow
 def test_texts_are_utf_8_with_line_feeds_on_every_system():
     """Windows would write its code page, and two characters at the end of a line."""
     bare = []
@@ -92,6 +93,7 @@ def test_texts_are_utf_8_with_line_feeds_on_every_system():
     assert bare == []
 
 
+@pytest.mark.slow
 def test_modules_that_windows_lacks_are_asked_for_where_they_may_be_missing():
     found = []
     for path, tree in trees().items():

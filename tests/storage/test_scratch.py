@@ -48,6 +48,7 @@ def test_what_is_not_ours_stays(tmp_path):
     assert clear(tmp_path / "nothing", CACHED) == []
 
 
+@pytest.mark.slow
 def test_no_living_folder_is_lost_however_often_others_clear(tmp_path):
     done = threading.Event()
 

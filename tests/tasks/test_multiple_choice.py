@@ -166,6 +166,7 @@ def test_columns_of_choices_and_a_context_are_read(tmp_path):
     assert (row["question"], row["choices"], row["answer"]) == ("he", ["goes", "plays 3"], "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["split-federated", "centralized"])
 def test_a_split_run_learns_from_the_rows_choices(tmp_path, model_folder, mode):
     words = ["paris", "london", "john", "city", "film"]

@@ -107,6 +107,7 @@ TAGS = ["O", *(f"{role}-{kind}" for role in "BIES" for kind in ("PER", "LOC", "A
 TAGGED = st.lists(st.tuples(st.sampled_from(TAGS), st.sampled_from(TAGS)), min_size=1, max_size=8)  # gold, predicted
 
 
+@pytest.mark.slow
 @given(st.lists(TAGGED, min_size=1, max_size=5))
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_entity_figures_are_those_of_seqeval(sentences):

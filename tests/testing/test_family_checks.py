@@ -27,7 +27,8 @@ DETAILS = {
 }
 
 
-@pytest.mark.parametrize("name", slow_but(DETAILS, *list(DETAILS)[:4]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DETAILS)
 def test_details_that_families_cover(name):
     check_family(DETAILS[name])
 
@@ -56,6 +57,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "attributes", "message"), WRONG)
 def test_what_is_wrong_is_found_and_said(name, attributes, message, monkeypatch):
     wrong = varied(family_of(name), **attributes)

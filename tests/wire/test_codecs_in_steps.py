@@ -28,6 +28,7 @@ def batch_of(federation, client="a", texts=4):
     return collate(federation.data["g"].task, features, federation.pad, *federation.padding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "token"), [("bfloat16", 2 * 32), ("int8", 32 + 4)])
 @pytest.mark.parametrize("labels", ["server", "client"])
 def test_compressed_messages_have_their_closed_form_and_are_near(make_federation, train_quietly, kind, token, labels):
@@ -153,6 +154,7 @@ def test_what_codecs_lose_is_in_the_records_of_every_round(make_federation, trai
     assert kept["cosine"] ** 2 + kept["relative_error"] ** 2 == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_said_of_the_proof_and_of_headers_is_of_runs_with_codecs(make_federation, train_quietly):
     """Of clients that have no compact header; the shares are those of the ledger, in which small ones are left out."""
     kinds = {kind: {"codec": "int4"} for kind in ("activations", "gradients")}

@@ -19,6 +19,7 @@ from atlas_cli.wire.ledger import Ledger
 WIRE = {"activations": {"codec": "delta"}, "gradients": {"codec": "int4", "feedback": True}}
 
 
+@pytest.mark.slow
 def test_what_is_predicted_of_all_texts_is_what_both_ends_hold_after_an_epoch(make_federation):
     """The client what it sent; the server what it received, and what its gradients lost."""
     federation = make_federation(
@@ -44,6 +45,7 @@ def test_what_is_predicted_of_all_texts_is_what_both_ends_hold_after_an_epoch(ma
     assert "after an epoch" in notes[0]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_in_memory_is_on_disk_and_a_run_is_the_same(make_federation, train_quietly, tmp_path):
     """With idle clients put away, too, and one whose round is given back; nothing is left of what was replaced."""
     changes = {"wire": WIRE, "faults": {"crash_at": {"b": {"round": 2, "step": 1}}}, "output": {"dir": str(tmp_path)}}
@@ -65,6 +67,7 @@ def test_a_dropped_client_leaves_nothing_of_its_texts(make_federation, train_qui
         assert (party.wire.memory.tokens == 0) == (client in dropped)
 
 
+@pytest.mark.slow
 def test_a_cut_is_chosen_with_what_codecs_keep_of_texts(make_config):
     """``split_layer: auto``: the deepest whose memory, of all the client's texts, is the device's or less."""
 
@@ -89,6 +92,7 @@ def test_a_cut_is_chosen_with_what_codecs_keep_of_texts(make_config):
         plan("auto", 10**9, least - 1)
 
 
+@pytest.mark.slow
 def test_a_process_of_a_cluster_reserves_what_its_clients_keep(make_federation):
     """The fewer processes serve a round, the more clients' texts are in one; beyond ``engine.kept_texts`` on disk."""
     own = {"c": {"task_group": "g", "wire": {"activations": {"codec": "none"}}}}

@@ -22,6 +22,7 @@ shapes = st.lists(st.integers(0, 5), max_size=4)
 contents = st.dictionaries(names | awkward, st.tuples(st.sampled_from(list(DTYPES)), shapes), max_size=6)
 
 
+@pytest.mark.slow
 @given(contents)
 @settings(max_examples=300, deadline=None)
 def test_size_is_that_of_the_safetensors_file(content):
@@ -29,6 +30,7 @@ def test_size_is_that_of_the_safetensors_file(content):
     assert serialized_size(tensors) == len(save(tensors))
 
 
+@pytest.mark.slow
 @given(content=contents | st.dictionaries(st.sampled_from(NAMES), st.tuples(st.sampled_from(list(DTYPES)), shapes)))
 @settings(max_examples=200, deadline=None)
 def test_tensors_come_back_from_a_compact_header_of_the_size_that_is_counted(content):
@@ -131,6 +133,7 @@ def counted(monkeypatch):
     return sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["server", "client"])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_a_run_sends_what_the_closed_form_says(make_federation, train_quietly, counted, family, labels):
@@ -163,6 +166,7 @@ def test_a_run_sends_what_the_closed_form_says(make_federation, train_quietly, c
     assert all(m.bytes == len(save({n: t.contiguous() for n, t in m.tensors.items()})) for m in sent)
 
 
+@pytest.mark.slow
 def test_a_message_of_the_wrong_size_stops_the_run(make_federation, train_quietly):
     federation = make_federation()
     forward = SplitClient.forward
