@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
+from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -74,8 +75,9 @@ def is_causal(model_type: str) -> bool | None:
 def base_on_meta(config: PreTrainedConfig, causal: bool) -> Any:
     """The base model, in evaluation mode, without storage; by implementations that look at no values."""
     auto = AutoModelForCausalLM if causal else AutoModel
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         whole: Any = auto.from_config(copy.deepcopy(config), attn_implementation="eager")
+    whole.tie_weights()  # which is left out with the values
     if whole._can_set_experts_implementation():
         whole.set_experts_implementation("batched_mm")
     whole.requires_grad_(False).eval()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
+from transformers.initialization import no_init_weights
 
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.load import from_config
@@ -27,8 +28,9 @@ def meta_model(
     Raises:
         ConfigError: sizes that do not fit together.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():  # values that nothing keeps take most of the time to draw
         model: Any = from_config(AutoModelForCausalLM if family.causal else AutoModel, hf_config, dtype)
+    model.tie_weights()  # which is left out with the values
     model.requires_grad_(False).eval()
     base = model.base_model if family.causal else model
     for path in family.unused:
