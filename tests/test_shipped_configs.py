@@ -1,6 +1,7 @@
 """Every file in configs/: what its header tells the reader to type is right, and it runs."""
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -66,17 +67,16 @@ def test_runs(path, tmp_path, capsys):
         packaged.model_path(model.name, accept_licence=True)
     one_step = ["training.rounds=1", "training.local_steps=1", "threads=1", f"output.dir={tmp_path}"]
     assert main(["train", str(path), *changes, *one_step]) == 0
-    check_run(config, tmp_path)
+    (run,) = tmp_path.iterdir()
+    check_run(config, run)
     if path.stem == "llama-smollm2":  # a real instruct model writes through its split
-        (run,) = tmp_path.iterdir()
         asked = ["--group", "helper", "--prompt", "Name a river in France.", "--max-new-tokens", "12"]
         capsys.readouterr()
         assert main(["generate", str(run), *asked, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["tokens"] > 0
 
 
-def check_run(config, runs):
-    (run,) = runs.iterdir()
+def check_run(config, run):
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["status"] == "finished" and manifest["base_unchanged"]
     assert all(check["passed"] for check in manifest["verify"].values())
@@ -84,17 +84,27 @@ def check_run(config, runs):
     assert "<svg" in (run / "report.html").read_text(encoding="utf-8")
 
 
+# what quickstart.yaml says of its end, and less after three rounds; both above always answering with the largest class,
+# in each group (0.23, 0.87, 0.54 and 0.63 of the test parts)
+LEARNT = {8: {"questions": 0.8, "spam": 0.95, "movies": 0.75, "products": 0.8}}
+LEARNT[3] = {"questions": 0.5, "spam": 0.9, "movies": 0.62, "products": 0.7}
+
+
 @pytest.mark.packaged
 def test_quickstart_learns(tmp_path):
-    few = ["training.rounds=3", "evaluation.every=3", f"output.dir={tmp_path}"]
-    assert main(["train", "configs/quickstart.yaml", *few]) == 0
-    check_run(load_config(ROOT / "configs/quickstart.yaml").config, tmp_path)
-    (run,) = tmp_path.iterdir()
+    """The run that ATLAS_QUICKSTART_RUN names, where one was trained a moment ago; else one of three rounds."""
+    if named := os.environ.get("ATLAS_QUICKSTART_RUN"):
+        run, rounds = Path(named).absolute(), 8
+        config = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["config"]
+        assert config == load_config(ROOT / "configs/quickstart.yaml").config.model_dump(mode="json")
+    else:
+        few = ["training.rounds=3", "evaluation.every=3", f"output.dir={tmp_path}"]
+        assert main(["train", "configs/quickstart.yaml", *few]) == 0
+        (run,), rounds = tmp_path.iterdir(), 3
+    check_run(load_config(ROOT / "configs/quickstart.yaml").config, run)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    before, after = ({m["task_group"]: m["test"]["accuracy"] for m in lines if m["round"] == n} for n in (0, 3))
-    # above always answering with the largest class, in each group (0.23, 0.87, 0.54 and 0.63 of the test parts)
-    assert after["questions"] > 0.5 and after["spam"] > 0.9 and after["movies"] > 0.62 and after["products"] > 0.7
-    assert all(after[group] > before[group] for group in before)
+    before, after = ({m["task_group"]: m["test"]["accuracy"] for m in lines if m["round"] == n} for n in (0, rounds))
+    assert all(after[group] > max(least, before[group]) for group, least in LEARNT[rounds].items())
 
 
 @pytest.mark.packaged
@@ -102,8 +112,8 @@ def test_gemma_learns_to_answer(tmp_path):
     packaged.model_path("gemma-3-270m", accept_licence=True)
     short = ["training.rounds=1", "training.local_steps=4", "task_groups.dialog.data.test_limit=24"]
     assert main(["train", "configs/gemma3-instruct.yaml", *short, f"output.dir={tmp_path}"]) == 0
-    check_run(load_config(ROOT / "configs/gemma3-instruct.yaml").config, tmp_path)
     (run,) = tmp_path.iterdir()
+    check_run(load_config(ROOT / "configs/gemma3-instruct.yaml").config, run)
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     before, after = (json.loads(line)["test"]["perplexity"] for line in lines)
     assert after < 0.9 * before
