@@ -1,20 +1,19 @@
 """atlas beside other ways to do the same training, side by side in one run.
 
-    python benchmarks/speed.py --quick                        under 3 minutes on 2 CPU cores
-    python benchmarks/speed.py                                about 20 minutes: more sizes, more turns
+    python benchmarks/speed.py --quick                        about 8 minutes on 2 CPU cores
+    python benchmarks/speed.py                                about 40 minutes: more sizes, more turns
     python benchmarks/speed.py --only trainer products        some of the comparisons
     python benchmarks/speed.py --set engine.fuse=off          with changes to the config of all of them
-    python benchmarks/speed.py --flower-python env/bin/python with Flower, from an environment of its own
+    python benchmarks/speed.py --flower flower-env            with Flower, in an environment that is made there
+    python benchmarks/speed.py --history                      and a line of this commit in benchmarks/history.jsonl
     python benchmarks/speed.py --profile                      where the time of a step goes, instead
 
-Needs ``pip install -e '.[dev]'`` (peft and accelerate). Flower pins versions that atlas cannot live with:
-
-    python -m venv env && env/bin/pip install 'flwr[simulation]' torch transformers peft
+Needs ``pip install -e '.[dev]'`` (peft and accelerate). OpenFedLLM's loop ("rounds") needs no more.
 
 Contestants train the same parameters from the same values on the same texts, and take turns step by step; a figure is
 the median of the ratios of neighbours, in real tokens a second. Sentences are those of movie-sentiment (mean 24
-tokens). gpt2 has the size of GPT-2 small and random weights, cut after 6 of 12 blocks; minilm is the real one, cut
-after 3 of 6. LoRA of rank 8 in all blocks, AdamW, float32, no dropout.
+tokens). gpt2 has the size of GPT-2 small and random weights, cut after 6 of 12 blocks; llama that of SmolLM2 135M,
+cut after 15 of 30; minilm is the real one, cut after 3 of 6. LoRA of rank 8 in all blocks, AdamW, float32, no dropout.
 """
 
 from __future__ import annotations
@@ -40,17 +39,21 @@ def main() -> int:
     args = arguments()
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)  # read when torch is loaded
     import torch
+    from beside.checks import load_now
+    from contestants import history
     from contestants.comparisons import COMPARISONS, Options, Result
+    from contestants.flower import environment
 
     from atlas_cli.errors import AtlasError
 
     torch.set_num_threads(args.threads)
-    options = Options(args.quick, args.overrides, args.flower_python)
     facts, began = machine(args.threads, args.quick, args.overrides), time.perf_counter()
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     found: list[Result] = []
-    code = 0
+    code, commit, load = 0, None, load_now()
     try:
+        commit = history.unchanged_commit() if args.history else None
+        options = Options(args.quick, args.overrides, args.flower and environment(args.flower))
         if args.profile:
             from contestants.where import profile
 
@@ -66,6 +69,9 @@ def main() -> int:
         code = error.exit_code
     if found:
         print(f"\nmeasured in {time.perf_counter() - began:.0f} s; of memory the ratio is a share: lower is better")
+    if commit is not None and found and not code:
+        history.append(history.line(commit, facts, [load, load_now()], found))
+        history.PAGE.write_text(history.page(history.read()), encoding="utf-8", newline="\n")
     if args.json:
         results = [{**asdict(result), "reached": result.reached} for result in found]
         args.json.write_text(json.dumps({"machine": facts, "results": results}, indent=2) + "\n", encoding="utf-8")
@@ -83,8 +89,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], choices=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides")
     parser.add_argument("--threads", type=int, default=1, help="of torch, for everybody (default 1)")
-    parser.add_argument("--flower-python", type=Path, metavar="PATH", help="interpreter of an environment with flwr")
+    parser.add_argument("--flower", type=Path, metavar="FOLDER", help="an environment with Flower, made if need be")
     parser.add_argument("--profile", action="store_true", help="shares of a step by kind of operation")
+    parser.add_argument("--history", action="store_true", help="keep the figures by commit, and write their page")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them beside their targets: .png or .svg")
     args = parser.parse_args()

@@ -3,13 +3,11 @@
     python benchmarks/beside/measure.py                                  all that needs no other environment, and print
     python benchmarks/beside/measure.py --quick                          three turns of each
     python benchmarks/beside/measure.py --only trainer memory            some of them
-    python benchmarks/beside/measure.py --flower-python env/bin/python   with Flower
+    python benchmarks/beside/measure.py --flower flower-env              with Flower, in an environment made there
     python benchmarks/beside/measure.py --write                          and write record, page and pictures
     python benchmarks/beside/measure.py --only page --write              page and pictures alone, from the record
 
-Needs ``pip install -e '.[dev]'`` (peft and accelerate). Flower pins versions that atlas cannot live with:
-
-    python -m venv env && env/bin/pip install 'flwr[simulation]' torch transformers peft
+Needs ``pip install -e '.[dev]'`` (peft and accelerate).
 
 Contestants are those of benchmarks/speed.py, which says what they share: parameters, first values, texts and optimizer.
 They take turns step by step (Flower and OpenFedLLM's loop: round by round), on one thread each; a figure is the median
@@ -34,6 +32,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read when
 import torch
 from contestants import comparisons
 from contestants.comparisons import Options, Result
+from contestants.flower import environment
 from contestants.turns import spread
 from published.records import conditions
 
@@ -53,13 +52,14 @@ def main() -> int:
     """Measure and check, print, and write what was asked for."""
     args = arguments()
     torch.set_num_threads(1)
-    options = Options(args.quick, (), args.flower_python)
+    python = args.flower and environment(args.flower)
+    options = Options(args.quick, (), python)
     code = 0
     for name in args.only or (*COMPARISONS, *CHECKS):
         if name == "page":
             continue
         try:
-            part = measured(name, options) if name in COMPARISONS else checked(name, args.flower_python)
+            part = measured(name, options) if name in COMPARISONS else checked(name, python)
         except AtlasError as error:
             print(f"{name}: {error}", file=sys.stderr)
             code = error.exit_code
@@ -77,7 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="three turns of each")
     names = (*COMPARISONS, *CHECKS, "page")
     parser.add_argument("--only", nargs="+", default=[], choices=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--flower-python", type=Path, metavar="PATH", help="interpreter of an environment with flwr")
+    parser.add_argument("--flower", type=Path, metavar="FOLDER", help="an environment with Flower, made if need be")
     parser.add_argument("--write", action="store_true", help="write the record, the page and its pictures")
     if lacking := [name for name in ("peft", "accelerate") if importlib.util.find_spec(name) is None]:
         parser.error(f"needs {lacking[0]}; pip install -e '.[dev]'")
@@ -140,9 +140,9 @@ def figure_of(result: Result) -> Figure:
     return Figure(result.against, result.work, **ratios, rates=dict(result.rates), processor=result.processor)
 
 
-def checked(name: str, flower_python: Path | None) -> Part | None:
+def checked(name: str, flower: Path | None) -> Part | None:
     """What a check found; None where what it needs is not there."""
-    found = CHECKS[name](flower_python)
+    found = CHECKS[name](flower)
     print(f"{name}: {found}", flush=True)
     return None if found is None else Part(conditions() | checks.atlas_commit(), (), found)
 

@@ -28,6 +28,13 @@ GROUP, WINDOW = "texts", 8
 MODELS: dict[str, dict[str, Any]] = {
     "gpt2": {"name": "gpt2", "tokenizer": "gpt2-bpe", "init": "random", "split_layer": 6},
     "minilm": {"name": "minilm", "split_layer": 3},
+    "llama": {
+        "name": "smollm2-135m",
+        "tokenizer": "gpt2-bpe",
+        "config": {"vocab_size": 50_257},
+        "init": "random",
+        "split_layer": 15,
+    },
 }
 
 

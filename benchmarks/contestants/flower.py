@@ -1,11 +1,13 @@
-"""Starts ``flower_rounds.py`` in an environment that has Flower, and asks it for rounds."""
+"""Starts ``flower_rounds.py`` in an environment of its own that has Flower, and asks it for rounds."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import sys
 import tempfile
+import venv
 from pathlib import Path
 
 import torch
@@ -16,11 +18,33 @@ from contestants.experiment import GROUP, Arena
 from contestants.turns import Work
 
 ROUNDS = 1000  # more than anybody waits for
+PACKAGES = ("flwr[simulation]", "transformers", "peft")
 BENCHMARKS = Path(__file__).parents[1]
 # imported and not run as a script, so that Ray's processes find its functions under the same name
 RUN = "from contestants.flower_rounds import main; main()"
 # Ray runs workers at a lower priority (15), at which they would wait for all else that a busy machine does
 _ENVIRONMENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_worker_niceness": "0"}
+
+
+def environment(folder: Path) -> Path:
+    """The interpreter of a virtual environment with Flower, which is made where ``folder`` is none yet (minutes).
+
+    It has atlas' torch; Flower pins versions of other packages that atlas cannot live with.
+
+    Raises:
+        AtlasError: pip could not install it, with its last line, or it does not have what it takes.
+    """
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        print(f"making {folder}, with Flower ...", file=sys.stderr, flush=True)
+        venv.create(folder, with_pip=True)
+        packages = [*PACKAGES, f"torch=={torch.__version__.partition('+')[0]}"]
+        done = subprocess.run([str(python), "-m", "pip", "install", *packages], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise AtlasError(f"no Flower in {folder}: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
+    if why := missing(python):
+        raise AtlasError(f"no Flower in {folder}: {why}")
+    return python
 
 
 def missing(python: Path) -> str:
