@@ -52,7 +52,11 @@ def main() -> int:
     """Measure and check, print, and write what was asked for."""
     args = arguments()
     torch.set_num_threads(1)
-    python = args.flower and environment(args.flower)
+    try:
+        python = args.flower and environment(args.flower)
+    except AtlasError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     options = Options(args.quick, (), python)
     code = 0
     for name in args.only or (*COMPARISONS, *CHECKS):

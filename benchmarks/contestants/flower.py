@@ -43,7 +43,7 @@ def environment(folder: Path) -> Path:
         if done.returncode != 0:
             raise AtlasError(f"no Flower in {folder}: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
     if why := missing(python):
-        raise AtlasError(f"no Flower in {folder}: {why}")
+        raise AtlasError(f"no Flower in {folder}: {why}; remove the folder to have it made anew")
     return python
 
 

@@ -78,6 +78,7 @@ GOOD = {
     "excel.csv": "sep=;\r\ntext;label\r\na, b;x\r\n\r\nc;y\r\n",
     "commas.csv": "text,label,,\na; b,x,,\nc,y,,\n",
     "rows.csv": "text,label\na,x,\nc,y,\n",
+    "header.csv": "text,label,\na; b,x\nc,y\n",
     "mac.csv": "text,label\ra,x\rc,y\r",
     "utf16.tsv": "text\tlabel\r\na\tx\r\nc\ty\r\n".encode("utf-16"),
     "utf32.csv": "text,label\na,x\nc,y\n".encode("utf-32"),
@@ -202,6 +203,10 @@ BAD = {
     "joined.csv": (
         "text,label\na,x\n\ufefftext,label\n",
         "joined.csv:3: the header line again, as in joined files; take",
+    ),
+    "joined-lines.csv": (
+        "text\na\n\ufefftext\n",
+        "joined-lines.csv:3: the header line again, as in joined files; take",
     ),
     "two.csv": (
         "id,text;label\n1,a;x\n",

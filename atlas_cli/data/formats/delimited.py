@@ -111,7 +111,7 @@ def _table(records: list[Record], delimiter: str, path: Path, key: str) -> Rows:
     named = len(header) > 1 and all(len(cells) == len(header) + 1 for _, cells in records)
     rows = []
     for line, cells in records:
-        if cells[-1] == header[-1] and [cells[0].removeprefix("\ufeff"), *cells[1:]] == header:
+        if cells[0].endswith(header[0]) and [cells[0].removeprefix("\ufeff"), *cells[1:]] == header:
             raise ConfigError(
                 f"{path}:{line}: the header line again, as in joined files; take it out, or list the files one by"
                 " one; where the first line is a row, put a header on top",
@@ -133,7 +133,7 @@ def _without_empty_columns(header: list[str], records: list[Record]) -> tuple[li
     while width > 1 and not header[width - 1].strip():
         width -= 1
     lengths = {len(cells) for _, cells in records}
-    if lengths == {width}:
+    if lengths == {width} == {len(header)}:
         return header, records
     if len(lengths) != 1 or any(cell.strip() for _, cells in records for cell in cells[width:]):
         return header, records
