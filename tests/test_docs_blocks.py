@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from support.sweeps import train_here
 
 from atlas_cli.cli import app, main
 from atlas_cli.config.frontier import load_frontier
 from atlas_cli.config.load import load_config
 from atlas_cli.config.strict_yaml import parse
+from atlas_cli.sweeps import trial
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -139,9 +141,10 @@ MARKED = [pytest.param(t, marks=pytest.mark.packaged if t in NEEDS_A_MODEL else 
 def test_tutorials_run(tutorial, tmp_path, monkeypatch):
     """Block after block in an empty folder, without a network where no model is needed; neighbours are one program.
 
-    Commands run in this process: .ci/run types those of the README into a shell.
+    Commands run in this process, runs of sweeps too: .ci/run types those of the README into a shell.
     """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trial, "train", train_here)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for name in () if tutorial in NEEDS_A_MODEL else ("HF_HUB_OFFLINE", "PIP_NO_INDEX"):
         monkeypatch.setenv(name, "1")

@@ -178,11 +178,22 @@ def test_a_method_with_state_and_a_task_with_a_head_train_in_bfloat16(install, t
     )
 
 
+TRAIN_AND_AUDIT = """
+from pathlib import Path
+from atlas_cli.cli import main
+assert main(["train", "x.yaml", "--quiet"]) == 0
+(run,) = Path("runs").iterdir()
+RUN = str(run)
+assert main(["audit", RUN, "--attack", "mean-activation", "--json"]) == 0
+"""
+
+
 @pytest.mark.slow
 def test_parts_of_a_package_of_ones_own(installed):
     experiment_in(installed)
     path = [ROOT, installed / "site"]
-    done = atlas(installed, "train", "x.yaml", path=path)
+    (tests,) = TESTS_OF_AUTHORS.findall(EXTENDING)
+    done = python(installed, f"{TRAIN_AND_AUDIT}\n{tests}", path=path)
     assert done.returncode == 0, done.stderr
     (run,) = (installed / "runs").iterdir()
     inputs = check_run(run)["inputs"]
@@ -198,13 +209,7 @@ def test_parts_of_a_package_of_ones_own(installed):
         ],
     }
     assert {"lab_atlas/factor_median.py", "lab_atlas/token_dropout.py"} <= inputs["code"].keys()
-
-    (tests,) = TESTS_OF_AUTHORS.findall(EXTENDING)
-    done = python(installed, f"import sys\nRUN = sys.argv[1]\n{tests}", run, path=path)
-    assert done.returncode == 0, done.stderr
-    audited = atlas(installed, "audit", run, "--attack", "mean-activation", "--json", path=path)
-    assert audited.returncode == 0, audited.stderr
-    (figure,) = json.loads(audited.stdout)["attacks"]
+    (figure,) = json.loads(done.stdout)["attacks"]
     assert figure["attack"] == "mean-activation" and figure["examples"] >= 20
 
     changed = installed / "site" / "lab_atlas" / "token_dropout.py"

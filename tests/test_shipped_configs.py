@@ -18,7 +18,7 @@ LEARN = ("quickstart", "gemma3-instruct")
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # tests/data/test_glue_source.py runs those of GLUE, and those that learn below run as well
 ONE_STEP = [path for path in CONFIGS if not path.stem.startswith("glue-") and path.stem not in LEARN]
-SMALL = {"limit": 40, "test_limit": 8}
+SMALL = {"limit": 40, "test_limit": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,8 @@ def test_runs(path, tmp_path, capsys):
     ]
     if (model := packaged.MODELS.get(config.model.name)) is not None and model.restricted:
         packaged.model_path(model.name, accept_licence=True)
-    one_step = ["training.rounds=1", "training.local_steps=1", "threads=1", f"output.dir={tmp_path}"]
+    one_step = ["training.rounds=1", "training.local_steps=1", "training.batch_size=2", "threads=1"]
+    one_step += [f"training.max_length={min(64, config.training.max_length)}", f"output.dir={tmp_path}"]
     assert main(["train", str(path), *changes, *one_step]) == 0
     (run,) = tmp_path.iterdir()
     check_run(config, run)

@@ -176,7 +176,7 @@ def _world(
             federation.config = federation.config.model_copy(
                 update={"faults": faults, "training": training.model_copy(update={"rounds": 1})}
             )
-            train(federation, Recorder(federation, None, quiet))
+            train(federation, Recorder(federation, None, quiet), scored=False)
             found.append(_merged(federation, client))
             state.restore(*initial)
             tell(number + 1)

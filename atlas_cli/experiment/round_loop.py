@@ -43,6 +43,7 @@ def train(
     local_steps: LocalSteps = local_steps,
     best: BestRounds | None = None,
     budget: RunBudget | None = None,
+    scored: bool = True,
 ) -> int:
     """Run the rounds of a federation and record each; returns the number of the last.
 
@@ -52,6 +53,7 @@ def train(
         local_steps: of an engine: where clients compute; by default, in this process.
         best: of a restored federation; takes in every evaluation, and says whether training ends early.
         budget: of the run; without one there is none, and nothing is written to a ledger.
+        scored: whether models are scored; nothing that is trained depends on it without ``training.early_stopping``.
 
     Raises:
         BudgetSpentError: a privacy budget was spent by another run meanwhile; the round was not begun.
@@ -67,7 +69,7 @@ def train(
                 budget.begin(0)
             ledger = set_up(federation, recorder.clusters)
             require_matching(ledger)
-            scores = evaluate_untrained(federation)
+            scores = evaluate_untrained(federation) if scored else Scores()
             best.after(0, scores)
             recorder.round(RoundResult(0, ledger, scores))
         checkpoint(0)
@@ -97,7 +99,7 @@ def train(
             mix_groups(federation, attendance.present)
             last = number == training.rounds or (budget is not None and budget.is_last(number))
             reach(federation, attendance, ledger, everyone=last)
-            due = last or number % federation.config.evaluation.every == 0
+            due = scored and (last or number % federation.config.evaluation.every == 0)
             scores = evaluate(federation) if due else Scores()
             if best.after(number, scores) and not last:
                 note = f"training ends early, after round {number} of {training.rounds}: {best.sentence()}"

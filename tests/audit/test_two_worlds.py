@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from atlas_cli.audit.two_worlds import distinguish, epsilon_bound, epsilon_gap
@@ -86,6 +87,16 @@ def test_noise_on_updates_keeps_what_it_promises_and_both_controls_hold(small, c
     assert leak["low"] > 0.8
     gap = found["gap"]  # the server learns from activations too, which the account of updates leaves out
     assert (gap["lower"], gap["upper"]) == (worlds["epsilon"], None) and "server.rank: 0" in gap["why"]
+
+
+def test_rounds_that_are_not_scored_train_the_same(make_federation, train_quietly):
+    scored, unscored = (make_federation(lora={"dropout": 0.2}) for _ in range(2))
+    train_quietly(scored)
+    recorder = train_quietly(unscored, scored=False)
+    assert not any(line["test"] for line in recorder.metrics)
+    for client in scored.clients:
+        state = unscored.clients[client].adapters.state()
+        assert all(torch.equal(state[name], value) for name, value in scored.clients[client].adapters.state().items())
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,14 @@
 Runs are trained in this process here; ``test_sweep_processes`` starts processes.
 """
 
-import io
 import json
 import re
 import shutil
 import statistics
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from support.sweeps import train_here
 
 from atlas_cli.cli import main
 from atlas_cli.runs.directory import RunDirectory
@@ -28,9 +27,7 @@ def started(monkeypatch):
 
     def train(arguments, log):
         calls.append(arguments)
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
-            code = main(["train", *arguments])
-        return ProcessEnd(said.getvalue().strip().removeprefix("error: ") if code else None, False)
+        return train_here(arguments, log)
 
     monkeypatch.setattr(trial, "train", train)
     return calls

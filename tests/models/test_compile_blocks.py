@@ -12,7 +12,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.placement import adapted_names
 from atlas_cli.models.frozen.compile_blocks import compile_blocks, require_compiler
 from atlas_cli.models.frozen.load import load_base
-from atlas_cli.models.halves.split import blocks_of
+from atlas_cli.models.halves.split import blocks_of, run_half
 
 # warnings of torch.compile itself
 pytestmark = [
@@ -37,10 +37,22 @@ def outcome(client, length, round_number=0):
     return [activations, *(p.grad for p in client.trained())]
 
 
+def scored(client, length):
+    """Activations without a graph of gradients, as when models are scored."""
+    ids = torch.arange(4, 4 + length)[None]
+    with torch.no_grad(), client.attached():
+        return [run_half(client.half, torch.ones_like(ids), input_ids=ids)]
+
+
 def compare(folder, family, backend, tolerance):
     base = load_base(ModelConfig(name=folder))
     clients = [SplitClient(rank, base=base, rank_config=rank, split_layer=3) for rank in (2, 3)]
-    plain = [outcome(client, length) for client in clients for length in (5, 7, 9)]
+
+    def everything():
+        found = [outcome(client, length) for client in clients for length in (5, 7, 9)]
+        return found + [scored(clients[0], length) for length in (5, 7) if backend == "inductor"]
+
+    plain = everything()
     adapted = adapted_names(base.model, base.family, "auto")
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
@@ -51,8 +63,7 @@ def compare(folder, family, backend, tolerance):
     assert len(compiled) == count >= (0 if family == "opt" else len(blocks))
     touched = {id(block.get_submodule(path)) for block in blocks for path in adapted}
     assert not touched & {id(inner) for module in compiled for inner in module.modules()}
-    again = [outcome(client, length) for client in clients for length in (5, 7, 9)]
-    for a, b in zip(plain, again, strict=True):
+    for a, b in zip(plain, everything(), strict=True):
         for x, y in zip(a, b, strict=True):
             assert torch.allclose(x, y, rtol=0, atol=tolerance * max(1.0, float(x.abs().max())))
     return count // len(blocks)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import time
 
 import pytest
+from support import warm
 
 from atlas_cli.privacy.account.accounting import gaussian_epsilon
 
 # trains, and stands still inside a local step of round 4, after the checkpoint of round 2
 CHILD = """
 import sys, time
+from pathlib import Path
 from atlas_cli.cli import main
 from atlas_cli.experiment import session
 real, count = session.Recorder.on_step, iter(range(1, 100))
@@ -21,12 +21,12 @@ def on_step(self, number):
     tell = real(self, number)
     def then(step, done):
         if next(count) == 7:
-            print("inside a round", flush=True)
+            Path(sys.argv[1]).touch()
             time.sleep(600)
         tell(step, done)
     return then
 session.Recorder.on_step = on_step
-main(sys.argv[1:])
+main(sys.argv[2:])
 """
 
 
@@ -44,19 +44,15 @@ def test_a_kill_inside_a_round_spends_nothing_twice(chaos, write, train, tmp_pat
         checkpoints={"every": 2},
         privacy=privacy,
     )
-    whole_ledger, ledger = tmp_path / "whole.json", tmp_path / "ledger.json"
+    whole_ledger, ledger, inside = tmp_path / "whole.json", tmp_path / "ledger.json", tmp_path / "inside-a-round"
     code, whole = train(path, "--ledger", whole_ledger)
     frozen = [line["frozen"] for line in whole.read_lines("metrics.jsonl")]
     assert code == 0 and frozen[3] == [] and frozen[4]
 
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, "train", str(path), "--ledger", str(ledger)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert any("inside a round" in line for line in child.stdout)
+    child = warm.start([str(inside), "train", str(path), "--ledger", str(ledger)], CHILD)
+    while not inside.exists():
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.02)
     child.kill()
     child.communicate()
     (killed,) = set((tmp_path / "runs").iterdir()) - {whole.path}

@@ -203,10 +203,10 @@ def test_a_sweep_and_its_processes(write, tmp_path):
     config = write(engine={"offload": "1 KiB"}, aggregation={"method": "fedex"})
 
     def sweep(*overrides):
-        command = [sys.executable, "-c", SWEEP, str(config), "seed=0,1", *overrides]
+        command = [sys.executable, "-c", SWEEP, str(config), *overrides]
         return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
-    process = sweep("training.rounds=5000")
+    process = sweep("seed=0,1", "training.rounds=5000")
     when_training(tmp_path / "runs", lambda _: process.send_signal(signal.SIGUSR1))
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, "stopping after this step; once more stops at once\n"), out + err
@@ -214,7 +214,7 @@ def test_a_sweep_and_its_processes(write, tmp_path):
     (run,) = (RunDirectory(log.parent) for log in (tmp_path / "runs").glob("*/manifest.json"))
     assert run.read_json("manifest.json")["status"] == "interrupted"
     assert run.read_json("manifest.json")["adapters_of_round"] >= 1
-    whole = sweep("training.rounds=1")
+    whole = sweep("seed=0", "training.rounds=1")
     out, err = whole.communicate(timeout=240)
     assert whole.returncode == 0, out + err
     assert list((tmp_path / "runs").glob(f"{OFFLOAD}*")) == []
