@@ -89,18 +89,19 @@ def _of_config(
         kept = {name: of_client.tokens for name, of_client in sent.items()}
         texts, of_texts = read_texts(plan)
         prediction = predict(plan, classes, rows=held, kept=kept, texts=texts, sent=sent)
-    notes = [*notes_on(plan), *notes, *assumed, *of_sent, *of_texts]
+    notes = [*notes_on(plan), *report.folded_note(prediction), *notes, *assumed, *of_sent, *of_texts]
     record: Record = prediction.record() | {"notes": notes}
     both: Record = {}
     if measure:
         from atlas_cli.experiment.allocation.measured_client import measure_client
 
-        groups = {client.name: client.task_group for client in plan.clients}
         found: dict[str, Record] = {}
-        for name in dict.fromkeys(prediction.alike.values()):
+        for kind in prediction.kinds:
+            if (name := kind.names[0]) != kind.alike:
+                continue
             with busy(f"measuring {name}"):
-                named = classes.get(groups[name], ())
-                one = measure_client(config, overrides, name, prediction.shapes[name], named, held.get(name))
+                named = classes.get(kind.client.task_group, ())
+                one = measure_client(config, overrides, name, kind.shape, named, kind.rows)
             found[name] = {**one.parts, "peak": one.peak, "resident": one.resident}
         both = report.measured_comparison(record, found)
         record["measured"] = both

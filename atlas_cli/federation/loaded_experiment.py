@@ -25,6 +25,7 @@ from atlas_cli.models.frozen.quantized import require_quantization
 from atlas_cli.models.frozen.row_embedding import by_rows
 from atlas_cli.models.frozen.table_files import table_file
 from atlas_cli.models.frozen.weight_format import WeightFormat
+from atlas_cli.planning.alike import Alike
 from atlas_cli.planning.devices.devices import Device, client_devices
 from atlas_cli.planning.memory.embedding_rows import distinct_tokens, held_tokens
 from atlas_cli.planning.plan import ClientPlan, Plan
@@ -231,7 +232,7 @@ def pool_clients(
             train={learner.name: [f for features in group.train.values() for f in features]},
             local_test={learner.name: [f for features in group.local_test.values() for f in features]},
         )
-    return replace(plan, clients=learners), together
+    return replace(plan, clients=Alike.single(learners)), together
 
 
 def computing_device(config: ExperimentConfig) -> torch.device:

@@ -34,6 +34,15 @@ class Alike(Sequence[T], Generic[T]):
     def __init__(self, kinds: Sequence[T], counts: Sequence[int], names_of: Callable[[int], Sequence[str]]) -> None:
         self.kinds, self._counts, self._names_of = tuple(kinds), tuple(counts), names_of
 
+    @classmethod
+    def single(cls, clients: Sequence[T]) -> Alike[T]:
+        """Clients of which each is of a kind of its own."""
+        return cls(clients, [1] * len(clients), lambda place: [clients[place].name])
+
+    def names_of(self, place: int) -> Sequence[str]:
+        """The names of all clients of a kind, by its place among ``kinds``."""
+        return self._names_of(place)
+
     def each(self, change: Callable[[T], U]) -> Alike[U]:
         """What clients are changed into, of which those of a kind differ in name alone, too."""
         return Alike([change(first) for first in self.kinds], self._counts, self._names_of)

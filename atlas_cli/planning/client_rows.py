@@ -25,14 +25,19 @@ def read_rows(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[di
     """
     if all(kind.embedding == "table" for kind in config.client_kinds()):
         return {}, []
-    clients = [spec for spec in config.expanded_clients() if spec.embedding == "rows"]
+    clients = [
+        (kind.task_group, name)
+        for kind in config.client_kinds()
+        if kind.embedding == "rows"
+        for name in config.names_of(kind)
+    ]
     try:
         data, pad = prepared_data(config, hf_config)
     except AtlasError as error:
         rows = assumed_rows(int(hf_config.vocab_size))
         note = f"embedding: rows is counted with {rows:,} rows, since its texts cannot be read ({error})"
-        return {client.name: rows for client in clients}, [note]
-    return {c.name: len(distinct_tokens(data[c.task_group].train[c.name], pad)) for c in clients}, []
+        return {name: rows for _, name in clients}, [note]
+    return {name: len(distinct_tokens(data[group].train[name], pad)) for group, name in clients}, []
 
 
 class NewTexts(NamedTuple):
@@ -63,7 +68,7 @@ def read_kept(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[di
     """
     if all(kind.learns != "frozen" for kind in config.client_kinds()):
         return {}, []
-    clients = [spec for spec in config.expanded_clients() if spec.learns == "frozen"]
+    kinds = [kind for kind in config.client_kinds() if kind.learns == "frozen"]
     try:
         data, _ = prepared_data(config, hf_config)
     except AtlasError as error:
@@ -71,7 +76,11 @@ def read_kept(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[di
             f"not in the server's memory: activations kept for frozen clients; no texts can be read ({error})",
             "each round of a frozen client is counted with texts that are all new; it sends each once",
         ]
-    found = {c.name: _kept_texts(config, c, data[c.task_group]) for c in clients}
+    found = {
+        name: _kept_texts(config, kind._replace(name=name), data[kind.task_group])
+        for kind in kinds
+        for name in config.names_of(kind)
+    }
     return found, [
         "the server's cut buffers hold the activations of all training texts of frozen clients, as after an epoch",
         "a frozen client sends each text once: its rounds are the first, and one after all its texts were sent",
@@ -144,7 +153,7 @@ def most_rows(config: ExperimentConfig, hf_config: PreTrainedConfig) -> dict[str
 def most_by_entry(config: ExperimentConfig, counted: Mapping[str, int]) -> dict[str, int]:
     """From rows or tokens by client to the most of any client of a template, by place of the template in the config."""
     most: dict[str, int] = {}
-    for spec in config.expanded_clients() if counted else ():
-        if spec.name in counted:
-            most[spec.key] = max(counted[spec.name], most.get(spec.key, 0))
+    for kind in config.client_kinds() if counted else ():
+        if of_kind := [counted[name] for name in config.names_of(kind) if name in counted]:
+            most[kind.key] = max(of_kind)
     return most

@@ -63,7 +63,7 @@ def crashing(config: ExperimentConfig, clients: Iterable[ClientPlan]) -> dict[st
 def _by_client(clients: Iterable[ClientPlan], given: Mapping[str, T]) -> dict[str, T]:
     """Each client's own entry, else that of its template."""
     found = {}
-    for client in clients:
+    for client in clients if given else ():
         for name in (client.name, client.key.removeprefix("clients.")):
             if name in given:
                 found[client.name] = given[name]

@@ -11,7 +11,6 @@ from atlas_cli.planning.client_rows import most_by_entry, read_tokens
 from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
-from atlas_cli.printable import listed
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
 
@@ -32,19 +31,16 @@ def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
     return found, notes
 
 
-def read_texts(plan: Plan, clients: Iterable[ClientPlan] | None = None) -> tuple[dict[str, int], list[str]]:
+def read_texts(plan: Plan, kinds: Iterable[ClientPlan] | None = None) -> tuple[dict[str, int], list[str]]:
     """The tokens of the training texts of each client whose codecs keep something of texts.
 
     Where texts cannot be read there are none, and a note.
 
     Args:
-        clients: in place of the plan's, each as it may be.
+        kinds: in place of the plan's, each as it may be; there may be several of an entry of the config.
     """
-    if clients is None:
-        kinds = {kind.key for kind in plan.kinds if plan.codecs(kind).numbered}
-        keeping = {c.name: c.task_group for c in plan.clients if c.key in kinds} if kinds else {}
-    else:
-        keeping = {c.name: c.task_group for c in clients if plan.codecs(c).numbered}
+    keys = {kind.key for kind in (plan.kinds if kinds is None else kinds) if plan.codecs(kind).numbered}
+    keeping = {name: kind.task_group for kind in plan.kinds if kind.key in keys for name in plan.names_of(kind)}
     return read_tokens(plan.config, plan.hf_config, keeping)
 
 
@@ -73,17 +69,17 @@ def notes_on(plan: Plan) -> list[str]:
             if fused
             else "gelu_new saves four tensors; model.fused_gelu: true would save one, for the same function"
         )
-    notes += _of_some("activation checkpointing", [c.name for c in plan.clients if c.checkpointing])
-    for quantization in dict.fromkeys(c.format.quantization for c in plan.clients):
-        own = [c.name for c in plan.clients if c.format.quantization == quantization != "none"]
-        notes += _of_some(f"linear layers of the blocks in {quantization}, each made dense for its product", own)
+    notes += _of_some("activation checkpointing", plan, [kind for kind in plan.kinds if kind.checkpointing])
+    for quantization in dict.fromkeys(kind.format.quantization for kind in plan.kinds):
+        own = [kind for kind in plan.kinds if kind.format.quantization == quantization != "none"]
+        notes += _of_some(f"linear layers of the blocks in {quantization}, each made dense for its product", plan, own)
     if (quantization := config.model.quantization) != "none" and config.mode == "split-federated":
         notes.append(f"linear layers of the server's blocks in {quantization}, each made dense for its product")
-    by_row = [c.name for c in plan.clients if c.format.embedding == "rows"]
-    notes += _of_some("rows of the token embedding for the tokens of its training texts, not the table", by_row)
-    for dtype in dict.fromkeys(c.dtype for c in plan.clients if c.dtype != config.model.dtype):
-        own = [c.name for c in plan.clients if c.dtype == dtype]
-        notes += _of_some(f"frozen weights and activations in {dtype} (model.dtype: {config.model.dtype})", own)
+    by_row = [kind for kind in plan.kinds if kind.format.embedding == "rows"]
+    notes += _of_some("rows of the token embedding for the tokens of its training texts, not the table", plan, by_row)
+    for dtype in dict.fromkeys(kind.dtype for kind in plan.kinds if kind.dtype != config.model.dtype):
+        own = [kind for kind in plan.kinds if kind.dtype == dtype]
+        notes += _of_some(f"frozen weights and activations in {dtype} (model.dtype: {config.model.dtype})", plan, own)
     if any(spec.rank == "auto" for spec in config.client_kinds()):
         notes.append("rank: auto is counted at allocation.r_min; atlas ranks shows what each client will get")
         notes += beside_ranks(config)
@@ -133,5 +129,9 @@ def _clients_have_heads(config: ExperimentConfig) -> bool:
     return bool(cause_of_heads(config))
 
 
-def _of_some(what: str, clients: list[str]) -> list[str]:
-    return [f"{what}: {listed(clients, 1)}"] if clients else []
+def _of_some(what: str, plan: Plan, kinds: list[ClientPlan]) -> list[str]:
+    """What is so of all clients of some entries, of which the first is named."""
+    if not kinds:
+        return []
+    more = sum(len(plan.names_of(kind)) for kind in kinds) - 1
+    return [f"{what}: {kinds[0].name}" + (f" and {more:,} more" if more else "")]

@@ -3,7 +3,6 @@ keeps."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from math import prod
 from typing import NamedTuple
@@ -72,8 +71,7 @@ def copy_at_server(plan: Plan, client: ClientPlan, task: BaseTask) -> int:
 
 def copies_at_server(plan: Plan, tasks: Mapping[str, BaseTask]) -> int | None:
     """Of all clients; None where none has a codec of deliveries."""
-    many = Counter(client.key for client in plan.clients)
-    copies = [many[kind.key] * copy_at_server(plan, kind, tasks[kind.task_group]) for kind in plan.kinds]
+    copies = [len(plan.names_of(kind)) * copy_at_server(plan, kind, tasks[kind.task_group]) for kind in plan.kinds]
     return sum(copies) or None
 
 
@@ -86,9 +84,14 @@ def kept_texts_of_parties(plan: Plan, tokens: Mapping[str, int]) -> dict[str, in
     """Bytes of what codecs keep of so many tokens of each client's texts, by party; none in modes without a split."""
     if not tokens or plan.config.mode != "split-federated":
         return {}
-    codecs = {client: plan.codecs(plan.by_name[client]) for client in tokens}
-    found = {client: count * codecs[client].kept_token_bytes("client") for client, count in tokens.items()}
-    return {**found, SERVER: sum(count * codecs[name].kept_token_bytes("server") for name, count in tokens.items())}
+    found, at_server = dict[str, int](), 0
+    for kind in plan.kinds:
+        if not (counted := {name: tokens[name] for name in plan.names_of(kind) if name in tokens}):
+            continue
+        codecs = plan.codecs(kind)
+        found |= {name: count * codecs.kept_token_bytes("client") for name, count in counted.items()}
+        at_server += sum(counted.values()) * codecs.kept_token_bytes("server")
+    return {**found, SERVER: at_server}
 
 
 def _shapes(plan: Plan, client: ClientPlan, task: BaseTask, parts: Collection[str]) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from atlas_cli.planning.memory_of_codecs import (
 )
 from atlas_cli.planning.method import merge_optimizer_of, method_of, pull_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
+from atlas_cli.planning.prediction import PredictedKind, Prediction
 from atlas_cli.planning.round_bytes import (
     RoundBytes,
     Shape,
@@ -38,67 +39,6 @@ from atlas_cli.planning.round_bytes import (
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import Adapters
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The predicted memory and traffic of a run.
-
-    Attributes:
-        shapes: the batch assumed for each client and for the server, by name.
-        alike: for each client, the first client with the same needs, which may be itself.
-        references: full fine-tuning and unsplit LoRA, in the largest batch of the clients.
-        rounds: the bytes on the wire by client; empty in modes without a server.
-        rows: of the token embedding, of clients that do not hold its table.
-        kept: bytes of the activations that the server keeps of the texts of frozen clients, part of its cut buffers;
-            None where no client is frozen, or their texts are not known.
-        kept_texts: bytes of what codecs keep of texts, by party, part of its cut buffers.
-        copies: bytes of what the server keeps of deliveries that are changes, part of its cut buffers; None without.
-    """
-
-    shapes: Mapping[str, Shape]
-    alike: Mapping[str, str]
-    clients: Mapping[str, PartyMemory]
-    server: PartyMemory | None
-    references: Mapping[str, PartyMemory]
-    rounds: Mapping[str, RoundBytes]
-    rows: Mapping[str, int]
-    kept: int | None = None
-    kept_texts: Mapping[str, int] = field(default_factory=dict)
-    copies: int | None = None
-
-    def record(self) -> dict[str, Any]:
-        """The prediction as JSON in bytes, with the keys of memory.json, ``transient`` and ``peak``."""
-        kept = self._kept_texts(SERVER) | ({} if self.kept is None else {"kept_activations": self.kept})
-        kept |= {} if self.copies is None else {"kept_adapters": self.copies}
-        parts = {id(m): _parts(m) for m in {id(m): m for m in self.clients.values()}.values()}  # those alike share one
-        of_server = {**_parts(self.server), **kept, "batch": self._batch(SERVER)} if self.server is not None else None
-        return {
-            "unit": "bytes",
-            "clients": {
-                name: {
-                    **parts[id(m)],
-                    **self._rows(name),
-                    **self._kept_texts(name),
-                    "batch": self._batch(name),
-                    "alike": self.alike[name],
-                }
-                for name, m in self.clients.items()
-            },
-            "server": of_server,
-            "references": {name: _parts(m) for name, m in self.references.items()},
-            "round": {name: sent.record() for name, sent in self.rounds.items()},
-        }
-
-    def _rows(self, name: str) -> dict[str, int]:
-        return {"embedding_rows": self.rows[name]} if name in self.rows else {}
-
-    def _kept_texts(self, name: str) -> dict[str, int]:
-        return {"kept_texts": self.kept_texts[name]} if name in self.kept_texts else {}
-
-    def _batch(self, name: str) -> dict[str, Any]:
-        shape = self.shapes[name]
-        return {"size": shape.batch, "tokens": shape.batch * shape.tokens, "padded": shape.padded}
 
 
 def predict(
@@ -122,56 +62,81 @@ def predict(
         texts: the tokens of the texts of which codecs keep something, by client.
         sent: the texts of frozen clients, whose rounds are of what they send of these.
     """
-    training = plan.config.training
-    full = full_shape(training)
-    given, rows, texts = shapes or {}, rows or {}, texts or {}
-    kept_texts = kept_texts_of_parties(plan, texts)
     tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in plan.config.task_groups}
-    clients: dict[str, PartyMemory] = {}
-    first: dict[Any, str] = {}
-    alike: dict[str, str] = {}
-    beside_of = {kind.key: tuple(plan.beside(kind).items()) for kind in plan.kinds}
-    for client in plan.clients:
-        shape, held, steps = given.get(client.name, full), rows.get(client.name), client.local_steps
-        own_head = client.task_group if _has_head(plan, client) else None
-        beside = beside_of[client.key], kept_texts.get(client.name)
-        own = (client.checkpointing, client.format, repr(client.wire), *beside)
-        kind = (client.cut, client.learns, steps, tuple(client.ranks.items()), shape, own_head, held, *own)
-        alike[client.name] = first.setdefault(kind, client.name)
-        known, task, tokens = clients.get(alike[client.name]), tasks[client.task_group], texts.get(client.name, 0)
-        clients[client.name] = known or client_memory(plan, client, task, shape, held, tokens)
-    largest = max(clients, key=lambda name: clients[name].saved_activations)
-    used = {name: given.get(name, full) for name in clients}
-    split = plan.config.mode == "split-federated"
-    if split:
-        used[SERVER] = given.get(SERVER, used[largest])
-    server = _server_memory(plan, tasks, used, served) if split else None
+    split, kept_texts = plan.config.mode == "split-federated", kept_texts_of_parties(plan, texts or {})
+    known = _Known(plan, shapes or {}, rows or {}, texts or {}, kept_texts, sent if split else {})
+    kinds = _kinds(plan, tasks, known)
+    largest = max(kinds, key=lambda kind: kind.memory.saved_activations)
+    at_server = known.shapes.get(SERVER, largest.shape) if split else None
+    server = _server_memory(plan, tasks, kinds, at_server, served) if at_server is not None else None
     kept_bytes = _kept_bytes(plan, kept) if kept and split else None
     copies = copies_at_server(plan, tasks) if split else None
     if server is not None:
         server = server.keeping((kept_bytes or 0) + kept_texts.get(SERVER, 0) + (copies or 0))
-
-    found: dict[tuple[str, Shape], RoundBytes] = {}
-
-    def in_a_round(client: ClientPlan) -> RoundBytes:
-        task, kind = tasks[client.task_group], (client.key, used[client.name])
-        if client.name in sent:
-            return frozen_round_bytes(plan, client, task, sent[client.name])
-        found[kind] = found.get(kind) or round_bytes(plan, client, task, used[client.name])
-        return found[kind]
-
     return Prediction(
-        shapes=used,
-        alike=alike,
-        clients=clients,
+        kinds=kinds,
+        names=[plan.names_of(kind) for kind in plan.kinds],
         server=server,
-        references=_references(plan, next(iter(tasks.values())), used[largest]),
-        rounds={c.name: in_a_round(c) for c in plan.clients} if split else {},
-        rows=rows,
+        server_shape=at_server,
+        references=_references(plan, next(iter(tasks.values())), largest.shape),
         kept=kept_bytes,
-        kept_texts=kept_texts,
+        kept_texts=kept_texts.get(SERVER),
         copies=copies,
     )
+
+
+class _Own(NamedTuple):
+    """What a prediction may be given of one client; its round only where it is frozen and its texts are known."""
+
+    shape: Shape
+    rows: int | None = None
+    texts: int = 0
+    kept_texts: int | None = None
+    round: RoundBytes | None = None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a prediction was given of clients, by name."""
+
+    plan: Plan
+    shapes: Mapping[str, Shape]
+    rows: Mapping[str, int]
+    texts: Mapping[str, int]
+    kept_texts: Mapping[str, int]
+    sent: Mapping[str, KeptTexts]
+
+    def of(self, client: ClientPlan, task: BaseTask) -> dict[_Own, Sequence[str]]:
+        """The clients of an entry by what is known of them; where nothing is, they are not looked at one by one."""
+        names, full = self.plan.names_of(client), full_shape(self.plan.config.training)
+        if not (self.shapes or self.rows or self.texts or self.sent):
+            return {_Own(full): names}
+        found: dict[_Own, list[str]] = {}
+        for name in names:
+            sent = self.sent.get(name)
+            frozen = None if sent is None else frozen_round_bytes(self.plan, client, task, sent)
+            own = self.rows.get(name), self.texts.get(name, 0), self.kept_texts.get(name), frozen
+            found.setdefault(_Own(self.shapes.get(name, full), *own), []).append(name)
+        return dict(found)
+
+
+def _kinds(plan: Plan, tasks: Mapping[str, BaseTask], known: _Known) -> list[PredictedKind]:
+    found: list[PredictedKind] = []
+    first: dict[Any, PredictedKind] = {}
+    for client in plan.kinds:
+        task, own_head = tasks[client.task_group], client.task_group if _has_head(plan, client) else None
+        own = client.checkpointing, client.format, repr(client.wire), tuple(plan.beside(client).items())
+        needs = client.cut, client.learns, client.local_steps, tuple(client.ranks.items()), own_head, *own
+        rounds: dict[Shape, RoundBytes] = {}
+        for (shape, rows, texts, kept_texts, sent), names in known.of(client, task).items():
+            if sent is None and plan.config.mode == "split-federated":
+                sent = rounds[shape] = rounds.get(shape) or round_bytes(plan, client, task, shape)
+            like = first.get(key := (*needs, shape, rows, kept_texts))
+            memory = client_memory(plan, client, task, shape, rows, texts) if like is None else like.memory
+            alike = names[0] if like is None else like.alike
+            found.append(PredictedKind(client, names, alike, shape, memory, sent, rows, kept_texts))
+            first.setdefault(key, found[-1])
+    return found
 
 
 def shapes_of(memory: Mapping[str, Any]) -> dict[str, Shape]:
@@ -194,10 +159,6 @@ def build_task_of(plan: Plan, group: str, classes: Sequence[str]) -> BaseTask:
     spec = plan.config.task_groups[group]
     pooling = ("last" if plan.family.causal else "mean") if spec.pooling == "auto" else spec.pooling
     return build_task(spec.task, classes, pooling)
-
-
-def _parts(memory: PartyMemory) -> dict[str, Any]:
-    return {**asdict(memory), "peak": memory.peak}
 
 
 def client_memory(
@@ -289,11 +250,11 @@ def server_memory(
     if training.server_update == "sequential":
         return memory
     by_name = dict(zip(tasks, groups, strict=True))
-    copies = [by_name[client.task_group] for client in plan.clients]
+    copies = [(len(plan.names_of(kind)), by_name[kind.task_group]) for kind in plan.kinds]
     return replace(
         memory,
-        optimizer=sum(optimizer_bytes(step.optimizer, copy.trained, copy.tensors) for copy in copies) + merging,
-        transient=memory.transient + sum(copy.trained for copy in copies),
+        optimizer=sum(n * optimizer_bytes(step.optimizer, copy.trained, copy.tensors) for n, copy in copies) + merging,
+        transient=memory.transient + sum(n * copy.trained for n, copy in copies),
     )
 
 
@@ -309,8 +270,11 @@ def _merge_optimizer_bytes(plan: Plan, group: str, task: BaseTask) -> int:
 
 def _kept_bytes(plan: Plan, tokens: Mapping[str, int]) -> int:
     """Bytes of the activations of so many tokens of each frozen client."""
+    counted = {kind.key: sum(tokens.get(name, 0) for name in plan.names_of(kind)) for kind in plan.kinds}
     return sum(
-        count * plan.codecs(plan.by_name[client]).payload_bytes("activations", 1, 1) for client, count in tokens.items()
+        counted[kind.key] * plan.codecs(kind).payload_bytes("activations", 1, 1)
+        for kind in plan.kinds
+        if counted[kind.key]
     )
 
 
@@ -332,20 +296,20 @@ def _trained_for(plan: Plan, group: str, head: BaseTask | None) -> _TrainedForGr
 
 
 def _server_memory(
-    plan: Plan, tasks: Mapping[str, BaseTask], used: Mapping[str, Shape], served: str | None
+    plan: Plan, tasks: Mapping[str, BaseTask], kinds: Sequence[PredictedKind], shape: Shape, served: str | None
 ) -> PartyMemory:
-    """The memory of the server in its batch.
+    """The memory of the server in its batch, of ``shape``.
 
     Where it is not known whose that is, it is of a client with a batch like it, where there is one: of those of the
     lowest cut it has the widest dtype, and a gradient goes back if any of them gets one.
     """
-    like = [client for client in plan.clients if used[client.name][:2] == used[SERVER][:2]] or list(plan.clients)
+    like = [kind.client for kind in kinds if kind.shape[:2] == shape[:2]] or list(plan.kinds)
     whose = like if served is None else [plan.by_name[served]]
     answered = any(client.waits for client in whose)
     lowest = [client for client in whose if client.cut == plan.cut]
-    lowest = lowest or [client for client in plan.clients if client.cut == plan.cut]
+    lowest = lowest or [client for client in plan.kinds if client.cut == plan.cut]
     received = max((client.dtype for client in lowest), key=lambda dtype: ELEMENT[dtype])
-    return server_memory(plan, tasks, used[SERVER], received, answered=answered)
+    return server_memory(plan, tasks, shape, received, answered=answered)
 
 
 def _references(plan: Plan, task: BaseTask, shape: Shape) -> dict[str, PartyMemory]:

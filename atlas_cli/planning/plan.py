@@ -64,7 +64,7 @@ class Plan:
     n_layers: int
     hidden_size: int
     cut: int
-    clients: Sequence[ClientPlan]
+    clients: Alike[ClientPlan]
     upper_ranks: Mapping[str, int]
     features: Mapping[str, tuple[int, int]]
     parameters: Mapping[str, int]
@@ -85,15 +85,18 @@ class Plan:
         """The clients, by name."""
         return {client.name: client for client in self.clients}
 
-    @cached_property
+    @property
     def kinds(self) -> tuple[ClientPlan, ...]:
         """The first client of each entry of the config, in its order; the others of ``count`` differ in name alone."""
-        if isinstance(self.clients, Alike):
-            return self.clients.kinds
-        first: dict[str, ClientPlan] = {}
-        for client in self.clients:
-            first.setdefault(client.key, client)
-        return tuple(first.values())
+        return self.clients.kinds
+
+    def names_of(self, kind: ClientPlan) -> Sequence[str]:
+        """The names of all clients of an entry of the config, of which ``kind`` is the first."""
+        return self._names_by_key[kind.key]
+
+    @cached_property
+    def _names_by_key(self) -> dict[str, Sequence[str]]:
+        return {kind.key: self.clients.names_of(place) for place, kind in enumerate(self.kinds)}
 
     @cached_property
     def block_shapes(self) -> BlockShapes:

@@ -60,8 +60,11 @@ def holders(memory: Record, max_clients: int) -> list[Holder]:
 def client_rows(
     clients: Mapping[str, Record], max_clients: int, how: str, columns: Iterable[str] = PARTS
 ) -> list[Holder]:
-    """A row per client, or per kind of client if there are more than ``max_clients``."""
-    if len(clients) <= max_clients:
+    """A row per client, or per kind of client if there are more than ``max_clients``.
+
+    A record with a ``count`` stands for so many clients.
+    """
+    if sum(parts.get("count", 1) for parts in clients.values()) <= max_clients:
         return [holder(name, parts, how, 1, columns) for name, parts in clients.items()]
     kinds: dict[tuple[str, int], dict[str, Record]] = {}
     for name, parts in clients.items():
@@ -69,15 +72,10 @@ def client_rows(
     rows = []
     for (prefix, _), alike in kinds.items():
         largest = max(alike, key=lambda name: alike[name]["total"])
+        many = sum(parts.get("count", 1) for parts in alike.values())
         same = len({(*(parts.get(key, 0) for key in columns), parts["total"]) for parts in alike.values()}) == 1
-        label = (
-            largest
-            if len(alike) == 1
-            else f"{prefix} ({len(alike)} alike)"
-            if same
-            else f"{prefix} (largest of {len(alike)})"
-        )
-        rows.append(holder(label, alike[largest], how, len(alike), columns))
+        label = largest if many == 1 else f"{prefix} ({many:,} alike)" if same else f"{prefix} (largest of {many:,})"
+        rows.append(holder(label, alike[largest], how, many, columns))
     return rows
 
 

@@ -137,6 +137,33 @@ def test_many_clients_are_counted(config_file):
     assert list(one_a_kind(dict.fromkeys(map(str, range(20)), figures))) == ["0 (20 alike)"]
 
 
+def test_many_clients_are_one_row_with_their_number(config_file, report):
+    """Figures are those of a few of them; what is one says so."""
+
+    def of(count, *form):
+        return report(config_file("causal-lm", clients={"c": {"task_group": "g", "count": count}}), *form)
+
+    few, many = (json.loads(of(count, "--json")) for count in (3, 999_000))
+    assert few["clients"].keys() == {"a", "b-1", "b-2", "c-1", "c-2", "c-3"}
+    assert many["clients"].keys() == many["round"].keys() == {"a", "b-1", "c-1"}
+    assert {name: parts.pop("count") for name, parts in many["clients"].items()} == {"a": 1, "b-1": 2, "c-1": 999_000}
+    for key in ("clients", "round"):
+        assert many[key] == {name: few[key][name] for name in many[key]}
+    assert [many[key] for key in ("server", "references")] == [few[key] for key in ("server", "references")]
+    note = "shown as one, since there are more than 10,000 clients: 2 clients like b-1, 999,000 clients like c-1"
+    assert set(many["notes"]) - set(few["notes"]) == {note}
+    rows = list(csv.DictReader(io.StringIO(of(999_000, "--csv"))))
+    assert [(row["holder"], row["clients"]) for row in rows][:4] == [
+        ("a", "1"),
+        ("b-1", "2"),
+        ("c-1", "999000"),
+        ("server", ""),
+    ]
+    assert "clients" not in next(csv.DictReader(io.StringIO(of(3, "--csv"))))
+    text = " ".join(of(999_000).split())
+    assert "c (999,000" in text and note in text and "c-1 999,000" in text
+
+
 @pytest.mark.slow
 def test_a_client_measured_in_a_process_of_its_own(config_file):
     path = config_file("causal-lm")

@@ -84,7 +84,7 @@ def test_what_a_client_holds_is_predicted(changes, padded, lines, make_config):
         found, said = take_steps(plan, name, shape, CLASSES["g"]).parts, prediction.clients[name]
         assert {part: found[part] for part in HELD} == {part: getattr(said, part) for part in HELD}
     ours, theirs = prediction.clients["a"], prediction.clients["b"]
-    assert prediction.alike["a"] == "a" != prediction.alike["b"]
+    assert prediction.by_name["a"].alike == "a" != prediction.by_name["b"].alike
     assert ours.frozen_weights < 0.6 * theirs.frozen_weights and ours.peak < theirs.peak
 
 

@@ -119,7 +119,10 @@ def made_up(seed, update="pooled", *, memory=None, leakage=None, devices=None, d
 
     crews = [Crew("p", phone, 1.0, ("p-1", "p-2", "p-3")), Crew("q", phone, 2.0, ("q",)), Crew("r", phone, 1.0, ("r",))]
     clients = [SimpleNamespace(name=name) for crew in crews for name in crew.clients]
-    plan = SimpleNamespace(n_layers=4, group_names=["g", "h"], clients=clients)
+    kinds = [SimpleNamespace(key=f"clients.{crew.name}", names=crew.clients) for crew in crews]
+    plan = SimpleNamespace(
+        n_layers=4, group_names=["g", "h"], clients=clients, kinds=kinds, names_of=lambda kind: kind.names
+    )
 
     def server(cuts, dtype, batch, answered):
         return 100 - 10 * min(cuts.values())

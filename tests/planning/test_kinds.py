@@ -17,6 +17,8 @@ from atlas_cli.experiment.allocation.device_fit import fit_to_devices
 from atlas_cli.experiment.session import _ready
 from atlas_cli.planning import client_plan, memory_of_plan
 from atlas_cli.planning.devices.clock_notes import clock_notes
+from atlas_cli.planning.joint.prepare import prepare
+from atlas_cli.planning.joint.space import Ranges
 from atlas_cli.planning.memory_assumptions import read_texts
 from atlas_cli.planning.memory_of_plan import predict
 from atlas_cli.planning.plan import ClientPlan, make_plan
@@ -101,7 +103,7 @@ def test_figures_of_a_count_are_those_of_as_many_entries(model_folder, method):
     for name in ("group_ranks", "server_ranks", "contested"):
         assert getattr(plans[0], name)("g") == getattr(plans[1], name)("g")
     one, other = (predict(plan, {"g": ["a", "b"]}) for plan in plans)
-    assert one == other
+    assert one.record() == other.record() and one.rounds == other.rounds
     assert clock_notes(counted) == clock_notes(single)
     assert plan_ranks(counted, "uniform").clients == plan_ranks(single, "uniform").clients
 
@@ -132,6 +134,31 @@ def test_more_clients_than_a_run_has_are_planned_and_not_trained(model_folder):
         _ready(config, None)  # before anything is shown or read
     few = config_of(model_folder("gpt2"), {"phones": {**PHONES, "count": MOST_IN_A_RUN}})
     assert notes_on_clients(few) == [] and require_few_enough(few) is None
+
+
+def test_memory_and_settings_of_many_clients_are_planned_without_making_them(model_folder, monkeypatch):
+    monkeypatch.setattr(ClientPlan, "named", lambda *_: pytest.fail("a client was made"))
+    clients = {"phones": {**PHONES, "count": 20_000}, "laptop": LAPTOP}
+    config = config_of(model_folder("gpt2"), clients, faults={"slow": {"phones": 2.0}})
+    assert [len(kind.names) for kind in predict(make_plan(config), {"g": ["a", "b"]}).kinds] == [20_000, 1]
+    search, _ = prepare(config, Ranges(cuts=(1, 2)), "client", None)
+    assert [(kind.clients, kind.crews[0].slowdown) for kind in search.kinds] == [(20_000, 2.0), (1, 1.0)]
+    assert search.front()
+
+
+def test_settings_of_a_count_are_those_of_as_many_entries(model_folder):
+    """To the last bit of joules, which are summed in the order of the config, through slow clients."""
+    links = {"uplink": "1 Mbit/s", "downlink": "2 Mbit/s"}
+    devices = {"phone": {"memory": "4 GiB", "compute": "3 GFLOP/s", "watts": "2.7 W", **links}}
+    phone = {"task_group": "g", "rank": 4, "device": "phone"}
+    single = {f"p-{i}": phone for i in range(1, 8)}
+    found = []
+    for clients in ({"p": {**phone, "count": 7}}, single):
+        slow = {"p-3": 1.7, "p-4": 2.3, "p-6": 1.7}
+        config = config_of(model_folder("gpt2"), clients, devices=devices, faults={"slow": slow})
+        search, _ = prepare(config, Ranges(cuts=(1, 2)), "device", None)
+        found.append([each.figures for each in search.front()])
+    assert found[0] == found[1] and found[0][0].joules > 0
 
 
 def test_a_planned_client_is_a_name_and_what_it_shares(model_folder):

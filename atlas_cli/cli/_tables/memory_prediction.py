@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from atlas_cli.planning.prediction import MOST_NAMED, Prediction
+from atlas_cli.printable import listed
 from atlas_cli.reports.fitted import layout
 from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, PARTS, REFERENCES, Holder, cells, client_rows, holder, sources
 from atlas_cli.reports.summary import Record
@@ -51,6 +53,14 @@ def predicted_table(predicted: Record, notes: Sequence[str]) -> Table:
     return table
 
 
+def folded_note(prediction: Prediction) -> list[str]:
+    """Which clients a report has as one, where it has those of a kind so."""
+    if not prediction.folded:
+        return []
+    folded = [f"{len(kind.names):,} clients like {kind.names[0]}" for kind in prediction.kinds if len(kind.names) > 1]
+    return [f"shown as one, since there are more than {MOST_NAMED:,} clients: {listed(folded)}"]
+
+
 def round_table(predicted: Record) -> Table:
     """Bytes of a round in MB, one row per kind of client; of frozen ones a row while texts are new, and one later."""
     table = Table(
@@ -62,18 +72,20 @@ def round_table(predicted: Record) -> Table:
     for heading in ("alike", "up, MB", "down, MB"):
         table.add_column(heading, justify="right", min_width=9)
     kinds: dict[tuple[object, ...], list[str]] = {}
+    clients = predicted["clients"]
     for name, sent in predicted["round"].items():
-        own = predicted["clients"][name]["alike"] if "later_bytes_up" in sent else sent["bytes_up"]
+        own = clients[name]["alike"] if "later_bytes_up" in sent else sent["bytes_up"]
         kinds.setdefault((own, sent["bytes_down"]), []).append(name)
     for names in kinds.values():
         most = max(names, key=lambda name: predicted["round"][name]["bytes_up"])
+        many = sum(clients[name].get("count", 1) for name in names)
         sent = predicted["round"][most]
         figures = {", first" if "later_bytes_up" in sent else "": (sent["bytes_up"], sent["bytes_down"])}
         if sent.get("later_bytes_up") is not None:
             figures[", later"] = sent["later_bytes_up"], 0
         for when, both in figures.items():
             sizes = (format_bytes_mb(size).removesuffix(" MB") for size in both)
-            table.add_row(f"{most}{when}", str(len(names)), *sizes)
+            table.add_row(f"{most}{when}", f"{many:,}", *sizes)
     return table
 
 
@@ -155,11 +167,13 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def predicted_csv(predicted: Record) -> list[dict[str, Any]]:
-    """A row a holder; every client has its own."""
+    """A row a holder; every client has its own, but where those of a kind are one, with their number in ``clients``."""
     holders = {**predicted["clients"], "server": predicted["server"], **predicted["references"]}
+    folded = any("count" in parts for parts in predicted["clients"].values())
     return [
         {
             "holder": name,
+            **({"clients": parts.get("count")} if folded else {}),
             **{f"{key}_bytes": parts[key] for key in [*ALL_PARTS, "peak"]},
             "round_up_bytes": predicted["round"].get(name, {}).get("bytes_up"),
             "round_down_bytes": predicted["round"].get(name, {}).get("bytes_down"),

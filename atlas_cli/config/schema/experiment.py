@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
+from atlas_cli.config.client_names import ClientNames
 from atlas_cli.config.schema.aggregation import AggregationConfig
 from atlas_cli.config.schema.audit import AuditConfig
 from atlas_cli.config.schema.clustering import ClusteringConfig
@@ -317,10 +318,9 @@ class ExperimentConfig(Section):
             found += (ClientSpec(name, *alike) for name in self.names_of(kind))
         return found
 
-    def names_of(self, kind: ClientSpec) -> list[str]:
+    def names_of(self, kind: ClientSpec) -> ClientNames:
         """The names of all clients of an entry, of which ``kind`` is the first."""
-        name, count = kind.key.removeprefix("clients."), self.entry_of(kind.key).count
-        return [name] if count == 1 else [f"{name}-{i}" for i in range(1, count + 1)]
+        return ClientNames(kind.key.removeprefix("clients."), self.entry_of(kind.key).count)
 
     def entry_of(self, key: str) -> ClientConfig:
         """The entry of ``clients`` at a place in the config (``clients.NAME``), as clients have it in ``key``."""

@@ -34,6 +34,7 @@ from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.frozen.row_embedding import by_rows, row_embeddings
+from atlas_cli.planning.alike import Alike
 from atlas_cli.planning.memory.saved_trace import LiveBytes
 from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.plan import Plan, make_plan
@@ -223,7 +224,9 @@ def _tiny(plan: Plan, name: str) -> Plan:
     first = f"{plan.family.blocks}.0."
     ranks = dict.fromkeys((path for path in plan.features if path.startswith(first)), 1)
     client = replace(client, cut=1, ranks=ranks if client.ranks else {})
-    return replace(plan, hf_config=config, hidden_size=16, n_layers=1, cut=1, clients=(client,), upper_ranks={})
+    return replace(
+        plan, hf_config=config, hidden_size=16, n_layers=1, cut=1, clients=Alike.single([client]), upper_ranks={}
+    )
 
 
 def _fill(modules: Sequence[nn.Module]) -> None:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.planning.cohort import slowdowns
-from atlas_cli.planning.devices.devices import Device, client_devices
+from atlas_cli.planning.devices.devices import Device, devices_by_key
 from atlas_cli.planning.joint.space import CUT, KINDS, Option, Shared, applied, coded
-from atlas_cli.planning.plan import Plan
+from atlas_cli.planning.plan import ClientPlan, Plan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # there may be a million of them, whose names are not to be compared
 class Crew:
     """Clients of one entry of the config that are equally slow: ``name`` of the entry, and their own names."""
 
     name: str
     device: Device | None
     slowdown: float
-    clients: tuple[str, ...]
+    clients: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,22 @@ def kinds_of(plan: Plan, by: str) -> tuple[Kind, ...]:
     Args:
         by: "device": clients of one device are of one kind, those without any too; "client": those of one entry.
     """
-    devices, slow = client_devices(plan.config), slowdowns(plan.config, plan.clients)
-    crews: dict[tuple[str, float], list[str]] = {}
-    for client in plan.clients:
-        crews.setdefault((client.key.removeprefix("clients."), slow.get(client.name, 1.0)), []).append(client.name)
-    kinds: dict[str, list[Crew]] = {}
-    for (name, factor), clients in crews.items():
-        device = devices.get(clients[0])
+    devices, kinds = devices_by_key(plan.config), dict[str, list[Crew]]()
+    for client in plan.kinds:
+        name, device = client.key.removeprefix("clients."), devices.get(client.key)
         kind = name if by == "client" else (device.name if device is not None else "no device")
-        kinds.setdefault(kind, []).append(Crew(name, device, factor, tuple(clients)))
+        crews = (Crew(name, device, factor, names) for factor, names in _by_slowdown(plan, client).items())
+        kinds.setdefault(kind, []).extend(crews)
     return tuple(Kind(name, tuple(found)) for name, found in kinds.items())
+
+
+def _by_slowdown(plan: Plan, kind: ClientPlan) -> Mapping[float, Sequence[str]]:
+    """The names of the clients of an entry of the config by the factor of their times."""
+    names, slow = plan.names_of(kind), plan.config.faults.slow
+    usual = slow.get(kind.key.removeprefix("clients."), 1.0)
+    if not any(name in names for name in slow):
+        return {usual: names}
+    found: dict[float, list[str]] = {}
+    for name in names:
+        found.setdefault(slow.get(name, usual), []).append(name)
+    return found

@@ -68,7 +68,7 @@ class Costs:
         sent = self._messages_of(client, rank, shape, shared.codec)
         up = sum(sent.uploads) * sent.step.up + sum(sent.end_up)
         down = sum(sent.uploads) * sent.step.down + sum(sent.end_down)
-        texts = max(self.texts.get(name, 0) for name in crew.clients)
+        texts = max(self.texts.get(name, 0) for name in crew.clients) if self.texts else 0
         beside = texts and texts * self.plan.codecs(self._encoded(client, shared.codec)).kept_token_bytes("client")
         memory = self._memory_of(self._encoded(client, shared.codec), rank, shape, shared.codec) + beside
         return ClientCosts(memory, up, down, self._work(crew, client, rank, shape, sent, shared.codec))
@@ -82,10 +82,10 @@ class Costs:
         if spec.learns != "frozen" and not self.texts:
             return copies
         codecs = self.plan.codecs(client)
-        kept = copies + codecs.kept_token_bytes("server") * sum(self.texts.get(client, 0) for client in crew.clients)
+        kept = copies + codecs.kept_token_bytes("server") * _of_crew(self.texts, crew)
         if spec.learns != "frozen":
             return kept
-        return kept + codecs.payload_bytes("activations", 1, 1) * sum(self.tokens.get(c, 0) for c in crew.clients)
+        return kept + codecs.payload_bytes("activations", 1, 1) * _of_crew(self.tokens, crew)
 
     def server(self, cuts: Mapping[str, int], dtype: str, batch: int, answered: bool) -> int:
         """The peak of the server without what it keeps of clients.
@@ -97,7 +97,7 @@ class Costs:
         key = tuple(sorted(cuts.items())), dtype, batch, answered
         if key not in self._server:
             lowest = min(cuts.values())
-            clients = tuple(replace(c, cut=cuts[c.task_group]) for c in self.plan.clients)
+            clients = self.plan.clients.each(lambda client: replace(client, cut=cuts[client.task_group]))
             plan = replace(self.plan, cut=lowest, clients=clients, upper_ranks=self.plan.above(lowest))
             self._server[key] = server_memory(plan, self.tasks, self._shape(batch), dtype, answered=answered).peak
         return self._server[key]
@@ -170,6 +170,11 @@ class Costs:
             encode_flops=encoded,
             decode_flops=decoded,
         )
+
+
+def _of_crew(counted: Mapping[str, int], crew: Crew) -> int:
+    """The sum over clients of a crew; of those that were not counted 0."""
+    return sum(counted.get(name, 0) for name in crew.clients) if counted else 0
 
 
 def spec_of(config: ExperimentConfig, name: str, option: Option) -> ClientSpec:

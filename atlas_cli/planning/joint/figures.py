@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.planning.devices.clock import round_time
@@ -50,20 +51,20 @@ class Figures:
 
 
 def clock(
-    config: ExperimentConfig, costs: Mapping[Crew, ClientCosts], server: Device, order: Mapping[str, int]
+    config: ExperimentConfig, costs: Mapping[Crew, ClientCosts], server: Device, order: Sequence[tuple[Crew, int]]
 ) -> tuple[float | None, float | None]:
     """Seconds of a round, and joules of all clients, from the costs of a client of each crew.
 
-    Clients of a crew do the same at the same time, so that one of each stands for all on the clock. ``order`` is the
-    place of each client in the config, in which the clock sums.
+    Clients of a crew do the same at the same time, so that one of each stands for all on the clock. ``order`` has the
+    clients in the order of the config, in which the clock sums: how many follow each other that are of a crew.
     """
     works = [work for each in costs.values() if (work := each.work) is not None]
     if len(works) < len(costs) or server.lacks("compute"):
         return None, None
     found = round_time(works, server, config.training.server_update, merge=bool(method_of(config).SENT))
-    each = sorted((order[name], found.clients[crew.clients[0]].joules) for crew in costs for name in crew.clients)
-    joules = [j for _, j in each]
-    return found.seconds, None if None in joules else sum(j for j in joules if j is not None)
+    joules = [(found.clients[crew.clients[0]].joules, many) for crew, many in order]
+    each = chain.from_iterable(repeat(j, many) for j, many in joules if j is not None)
+    return found.seconds, None if any(j is None for j, _ in joules) else sum(each)
 
 
 def peak_and_bytes(costs: Mapping[Crew, ClientCosts]) -> tuple[int, int, int]:

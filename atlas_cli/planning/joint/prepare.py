@@ -155,9 +155,9 @@ def _different_cuts(config: ExperimentConfig, kinds: Sequence[Kind], cuts: Seque
 
 
 def _codings(plan: Plan, ranges: Ranges) -> Iterator[ClientPlan]:
-    """The clients of a plan with each codec and each way to learn that may be chosen."""
+    """The kinds of clients of a plan with each codec and each way to learn that may be chosen."""
     wires = [coded(plan.config, codec) for codec in ranges.codecs_of(plan.config)]
-    for client in plan.clients:
+    for client in plan.kinds:
         own = plan.config.entry_of(client.key).wire
         for wire in wires:
             for way in ranges.clients.get("learns", (client.learns,)):

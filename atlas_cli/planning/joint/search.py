@@ -18,8 +18,9 @@ larger c, too.) Clients that do not wait (``per-client``) have sent theirs after
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ from atlas_cli.planning.joint.figures import Figures, clock, peak_and_bytes
 from atlas_cli.planning.joint.front import Rows, non_dominated, rounded
 from atlas_cli.planning.joint.space import CUT, Option, Ranges, Shared, changes, consistent, shared_changes
 from atlas_cli.planning.memory.step import ELEMENT, gets_gradient
+from atlas_cli.planning.plan import Plan
 
 SUMS = 5  # the last columns of a state: joules, bytes, kept bytes, exposed inputs, changes; others are largest values
 MOST, NEAR = 2000, 0.01
@@ -107,7 +109,7 @@ class Search:
         self.server: Device = server_device(self.config)
         self.groups = costs.plan.group_names
         self.exact = True
-        self._places = {client.name: place for place, client in enumerate(costs.plan.clients)}
+        self._order = list(_order(costs.plan, self.kinds))
         self._least: dict[str, TooLarge] = {}
         cuts = ranges.cuts_of(config, costs.plan.n_layers)
         measured = cuts if leakage is None else [cut for cut in cuts if cut in leakage.layers]
@@ -139,8 +141,8 @@ class Search:
         ]
         costs = {crew: self.costs.of(crew, option, candidate.shared) for crew, option in pairs}
         memory, up, down = peak_and_bytes(costs)
-        seconds, joules = clock(self.config, costs, self.server, self._places)
-        many = len(self._places)
+        seconds, joules = clock(self.config, costs, self.server, self._order)
+        many = len(self.costs.plan.clients)
         changes = sum(len(crew.clients) * self._changes(crew, option) for crew, option in pairs)
         exposed = sum(len(crew.clients) * self._exposed(option) for crew, option in pairs)
         return Figures(
@@ -264,6 +266,21 @@ class Search:
 
     def _changes(self, crew: Crew, option: Option) -> int:
         return changes(self.config, crew.name, option, self.ranges)
+
+
+def _order(plan: Plan, kinds: Sequence[Kind]) -> Iterator[tuple[Crew, int]]:
+    """The clients in the order of the config: how many follow each other that are of a crew."""
+    crews: dict[str, list[Crew]] = {}
+    for crew in (crew for kind in kinds for crew in kind.crews):
+        crews.setdefault(crew.name, []).append(crew)
+    for client in plan.kinds:
+        of_entry = crews[client.key.removeprefix("clients.")]
+        if len(of_entry) == 1:
+            yield of_entry[0], len(of_entry[0].clients)
+            continue
+        whose = {name: crew for crew in of_entry for name in crew.clients}
+        for crew, names in groupby(plan.names_of(client), whose.__getitem__):
+            yield crew, len(list(names))
 
 
 def times_of(work: ClientWork, server: Device, pooled: bool) -> Times:

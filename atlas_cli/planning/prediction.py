@@ -1,0 +1,119 @@
+"""What was predicted of a planned run: the memory of every party, and the bytes of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from atlas_cli.planning.client_plan import ClientPlan
+from atlas_cli.planning.memory.party_memory import PartyMemory
+from atlas_cli.planning.round_bytes import RoundBytes, Shape
+
+MOST_NAMED = 10_000  # clients that a record has one by one
+
+
+@dataclass(frozen=True)
+class PredictedKind:
+    """Clients of one entry of the config of which all is the same that a prediction depends on.
+
+    Attributes:
+        client: the first of them; ``names``: of all, in the order of the config.
+        alike: the first client with the same needs, which may be of another entry.
+        shape: the batch that is assumed for each.
+        memory: of one of them.
+        round: its bytes on the wire; None in modes without a server.
+        rows: of the token embedding, where it does not hold the table.
+        kept_texts: bytes of what codecs keep of its texts, part of its cut buffers; None where they keep nothing.
+    """
+
+    client: ClientPlan
+    names: Sequence[str]
+    alike: str
+    shape: Shape
+    memory: PartyMemory
+    round: RoundBytes | None
+    rows: int | None
+    kept_texts: int | None
+
+    def record(self) -> dict[str, Any]:
+        """The memory of one of them as JSON."""
+        rows = {} if self.rows is None else {"embedding_rows": self.rows}
+        kept = {} if self.kept_texts is None else {"kept_texts": self.kept_texts}
+        return {**_parts(self.memory), **rows, **kept, "batch": _batch(self.shape), "alike": self.alike}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The predicted memory and traffic of a run.
+
+    Attributes:
+        kinds: the clients, those of an entry of the config that are alike as one, in the order of their first ones.
+        names: of all clients, by entry.
+        server, server_shape: its memory in its batch; None without a server.
+        references: full fine-tuning and unsplit LoRA, in the largest batch of the clients.
+        kept: bytes of the activations that the server keeps of the texts of frozen clients, part of its cut buffers;
+            None where no client is frozen, or their texts are not known.
+        kept_texts: bytes of what codecs keep of texts at the server, part of its cut buffers; None where they keep
+            nothing.
+        copies: bytes of what the server keeps of deliveries that are changes, part of its cut buffers; None without.
+    """
+
+    kinds: Sequence[PredictedKind]
+    names: Sequence[Sequence[str]]
+    server: PartyMemory | None
+    server_shape: Shape | None
+    references: Mapping[str, PartyMemory]
+    kept: int | None = None
+    kept_texts: int | None = None
+    copies: int | None = None
+
+    @cached_property
+    def by_name(self) -> dict[str, PredictedKind]:
+        """The kind of each client, in the order of the config."""
+        found = {name: kind for kind in self.kinds for name in kind.names}
+        return {name: found[name] for names in self.names for name in names}
+
+    @property
+    def clients(self) -> dict[str, PartyMemory]:
+        """The memory of each client, by name."""
+        return {name: kind.memory for name, kind in self.by_name.items()}
+
+    @property
+    def rounds(self) -> dict[str, RoundBytes]:
+        """The bytes on the wire by client; empty in modes without a server."""
+        return {name: kind.round for name, kind in self.by_name.items() if kind.round is not None}
+
+    @property
+    def folded(self) -> bool:
+        """Whether a record has the clients of a kind as one, as there are more than ``MOST_NAMED``."""
+        return sum(map(len, self.names)) > MOST_NAMED
+
+    def record(self) -> dict[str, Any]:
+        """The prediction as JSON in bytes, with the keys of memory.json, ``transient`` and ``peak``.
+
+        Where it is ``folded``, it has clients of a kind under the name of the first, with their ``count``.
+        """
+        shown = {kind.names[0]: kind for kind in self.kinds} if self.folded else self.by_name
+        parts = {id(kind): kind.record() | ({"count": len(kind.names)} if self.folded else {}) for kind in self.kinds}
+        kept = {"kept_texts": self.kept_texts, "kept_activations": self.kept, "kept_adapters": self.copies}
+        of_server = None
+        if self.server is not None and self.server_shape is not None:
+            of_server = _parts(self.server) | {key: size for key, size in kept.items() if size is not None}
+            of_server["batch"] = _batch(self.server_shape)
+        return {
+            "unit": "bytes",
+            "clients": {name: {**parts[id(kind)]} for name, kind in shown.items()},
+            "server": of_server,
+            "references": {name: _parts(m) for name, m in self.references.items()},
+            "round": {name: kind.round.record() for name, kind in shown.items() if kind.round is not None},
+        }
+
+
+def _batch(shape: Shape) -> dict[str, Any]:
+    return {"size": shape.batch, "tokens": shape.batch * shape.tokens, "padded": shape.padded}
+
+
+def _parts(memory: PartyMemory) -> dict[str, Any]:
+    return {**asdict(memory), "peak": memory.peak}
