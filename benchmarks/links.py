@@ -32,7 +32,7 @@ from engines import experiment
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.engines.remote.arrays import size_of
-from atlas_cli.engines.remote.host import Answer, ClientHost, ClientSetup, Result, SentMessage
+from atlas_cli.engines.remote.host import Answer, ClientHost, ClientSetup, Result, SentMessage, Ticket, Who
 from atlas_cli.engines.remote.steps import remote_steps
 from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.federation.attendance import Attendance
@@ -96,11 +96,12 @@ class SimulatedLinks:
     clock: float = 0.0
     server: float = 0.0
     messages: int = 0
+    started: int = 0
 
     def __post_init__(self) -> None:
         self.hosts = [_host(self.federation) for _ in range(PROCESSES)]
         self.order = list(self.federation.clients)
-        self.answers: dict[str, tuple[float, Result]] = {}
+        self.answers: dict[Ticket, tuple[float, Result]] = {}
         self.computing = [Lane() for _ in self.hosts]
         self.up, self.down = [Lane() for _ in self.hosts], [Lane() for _ in self.hosts]
         self._mark = time.process_time()
@@ -109,33 +110,36 @@ class SimulatedLinks:
         """The process of a client."""
         return self.order.index(client) % PROCESSES
 
-    def start(self, client: str, method: str, *args: Any) -> None:
+    def start(self, who: Who, method: str, *args: Any) -> Ticket:
         """Compute at once, and note when the answer would be here."""
         self._server_worked()
-        place = self.place(client)
+        client = who if isinstance(who, str) else who[0]
+        place, ticket = self.place(client), self.started
+        self.started += 1
         if method == "begin":
             plan = self.federation.plan
             planned = plan.by_name[client]
             args = (ClientSetup(planned, batches_of(self.federation, client), plan.above(planned.cut)), *args)
         began = time.process_time()
-        result = self.hosts[place].call(method, client, *args)
+        result = self.hosts[place].call(method, who, *args)
         took = time.process_time() - began
         if method in STATES:
-            self.answers[client] = (self.clock, result)
+            self.answers[ticket] = (self.clock, result)
         else:
             there = self._sent(self.down[place], self.clock, payload(args))
             done = self.computing[place].take(there, took)
             answer = result.value if isinstance(result, Answer) else None
-            self.answers[client] = (self._sent(self.up[place], done, payload(answer)), result)
+            self.answers[ticket] = (self._sent(self.up[place], done, payload(answer)), result)
         self._mark = time.process_time()
+        return ticket
 
-    def next(self, clients: Collection[str]) -> tuple[str, Result]:
+    def next(self, tickets: Collection[Ticket]) -> tuple[Ticket, Result]:
         """The answer that is here first."""
         self._server_worked()
-        client = min((c for c in self.answers if c in clients), key=lambda c: self.answers[c][0])
-        arrival, result = self.answers.pop(client)
+        ticket = min(tickets, key=lambda each: self.answers[each][0])
+        arrival, result = self.answers.pop(ticket)
         self.clock = max(self.clock, arrival)
-        return client, result
+        return ticket, result
 
     def figures(self) -> Figures:
         """Of all that was computed and sent so far."""

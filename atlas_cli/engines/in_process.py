@@ -12,7 +12,7 @@ from functools import partial
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.by_arrival import by_arrival
 from atlas_cli.engines.own_step import OnStep, own_step
-from atlas_cli.engines.passes import begin_round, order_of, passes, takes_step
+from atlas_cli.engines.passes import begin_round, order_of, passes, server_shares, takes_step
 from atlas_cli.errors import during
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
@@ -100,8 +100,9 @@ def _shared_step(
     parties = [federation.split_client(client) for client in batches]
     together = ClientPass(parties)
     messages = together.forward(list(batches.values()), number, step)
-    if training.server_update == "pooled" and training.labels == "server":
+    if server_shares(training):
         answers = exchange_all(server, parties, list(batches.values()), messages, ledger)
+        server.accept()
     else:
         answers = []
         for party, batch, up in zip(parties, batches.values(), messages, strict=True):

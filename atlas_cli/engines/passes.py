@@ -8,10 +8,11 @@ padding. A client that is alone in its pass, with hardly any padding, runs as Hu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
+from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.halves.real_tokens import worth
@@ -28,14 +29,22 @@ class Pass(NamedTuple):
     shared: bool
 
 
-def passes(federation: Federation, batches: Mapping[str, Batch]) -> Iterator[Pass]:
+def passes(
+    federation: Federation, batches: Mapping[str, Batch], place: Callable[[str], int] = lambda _: 0
+) -> Iterator[Pass]:
     """The passes of a step; clients of one pass have the same blocks, cut, prefix and lowest trained block.
 
-    Their order is kept where a sequential server update depends on it.
+    The order of the clients of a process is kept where a sequential server update depends on it.
+
+    Args:
+        place: the process that a client computes in; those of several share no pass.
     """
     kinds = {client: _kind(federation, client) if federation.server.real_tokens else None for client in batches}
+    kinds = {client: kind and (place(client), kind) for client, kind in kinds.items()}
     order = list(batches)
-    if federation.config.training.server_update != "sequential":
+    if federation.config.training.server_update == "sequential":
+        order.sort(key=place)
+    else:
         seen = {kind: i for i, kind in enumerate(dict.fromkeys(kinds.values()))}
         order.sort(key=lambda client: seen[kinds[client]])
     tokens = {client: batch.n_tokens for client, batch in batches.items()}
@@ -59,6 +68,11 @@ def fill_passes(clients: Iterable[str], tokens: Mapping[str, int]) -> Iterator[l
         together.append(client)
     if together:
         yield together
+
+
+def server_shares(training: TrainingConfig) -> bool:
+    """Whether the server, too, takes the clients of a pass together: with the labels, for an update of all of them."""
+    return training.server_update == "pooled" and training.labels == "server"
 
 
 def _kind(federation: Federation, client: str) -> object:

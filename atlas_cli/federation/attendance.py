@@ -141,11 +141,15 @@ class Attendance:
 
     def crashes(self, client: str, step: int, began: int | None = None) -> bool:
         """Drop a client that fails before this step (from 0) of the round, or of its pass that ``began`` in another."""
-        plans = self.federation.client_plans([client])
-        if crashes(self.federation.config, plans, began or self.number).get(client) != step:
+        if not self.will_crash(client, step, began):
             return False
         self.drop(client, failed_before(step))
         return True
+
+    def will_crash(self, client: str, step: int, began: int | None = None) -> bool:
+        """Whether a client fails before this step, as ``crashes``; nothing is dropped."""
+        plans = self.federation.client_plans([client])
+        return crashes(self.federation.config, plans, began or self.number).get(client) == step
 
     def passes_deadline(self, client: str, did: LocalWork, ledger: Ledger, step: int | None = None) -> bool:
         """Drop a client whose own computing and transfers so far took longer than the deadline.

@@ -109,7 +109,6 @@ class Plan:
         config, training = self.config, self.config.training
         reasons = {
             "engine.fuse": config.engine.fuse == "off",
-            "engine.name": config.engine.name != "in-process",
             "mode": config.mode != "split-federated",
             "lora.dropout": config.lora.dropout > 0,  # drawn for a padded batch
             "training.autocast": training.autocast != "off",  # adapters by segment compute in their own dtype

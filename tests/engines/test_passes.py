@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.rounds import run_round
+from support.rounds import assert_close, run_round, trained
 from support.slow import slow_but
 from support.tiny_models import varied
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,21 +26,6 @@ SGD = {"name": "sgd", "lr": 0.1}  # Adam makes a rounding error of a gradient ne
 TRAINING = {"rounds": 3, "local_steps": 3, "client_optimizer": SGD, "server_optimizer": SGD}
 GAPS = {"a": {"rank": {0: 4, 1: 1}}, "b": {"rank": {1: 3}}, "c": {"rank": {0: 2}}}
 CUTS = {"a": {"split_layer": 1}}
-
-
-def trained(federation):
-    states = {name: client.adapters.state() for name, client in federation.clients.items()}
-    heads = {name: client.head.state_dict() for name, client in federation.clients.items() if client.head is not None}
-    for name, group in federation.server.groups.items():
-        states[f"server {name}"] = group.adapters.state()
-        heads[f"server {name}"] = group.head.state_dict() if group.head is not None else {}
-    return {f"{who} {name}": t for of in (states, heads) for who, state in of.items() for name, t in state.items()}
-
-
-def assert_close(ours, theirs):
-    assert ours.keys() == theirs.keys() and len(ours) > 0
-    for name, tensor in ours.items():
-        assert float((tensor - theirs[name]).abs().max()) <= 1e-6 * max(1.0, float(theirs[name].abs().max())), name
 
 
 def counted(federation, monkeypatch):

@@ -53,10 +53,10 @@ def test_a_lost_node_is_done_without(make_federation, two_nodes):
 
             def start(client, method, *args):
                 calls.append(method)
-                if method == "advance" and calls.count("advance") == 3:
+                if method == "backward" and calls.count("backward") == 3:
                     other.kill_raylet()
                     time.sleep(5)  # its processes answer for a while yet
-                original(client, method, *args)
+                return original(client, method, *args)
 
             engine.start = start
             _, lines, _ = run(federation, engine)

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 import torch
-from support.elsewhere import run, same
+from support.elsewhere import Hosts, run, same
 
 from atlas_cli.engines.remote.host import ClientSetup
 from atlas_cli.errors import AtlasError, ConfigError
@@ -95,6 +95,22 @@ def test_equals_one_process(make_federation, engine, case):
     assert len(set(pids)) == 2 and gone(pids) == []
 
 
+def test_clients_of_a_process_share_passes(make_federation, engine):
+    """Bit for bit as in hosts of this process, of whose passes tests/engines/test_remote_passes.py tells."""
+    torch.set_num_threads(1)
+    clients = {"d": {"task_group": "g", "rank": 1}, "e": {"task_group": "g", "rank": 2}}
+    hosted, remote = (
+        make_federation(clients=clients),
+        make_federation(clients=clients, engine={"name": "ray", "hosts": 2}),
+    )
+    with engine(remote) as running:
+        asked, original = [], running.start
+        running.start = lambda who, method, *args: (asked.append((who, method)), original(who, method, *args))[1]
+        found = run(remote, running)
+    assert {who for who, method in asked if method == "forward_together"} == {("a", "c", "e"), ("b", "d")}
+    same(found, run(hosted, Hosts(hosted)))
+
+
 def test_a_killed_process_loses_its_clients_for_the_round(make_federation, engine):
     federation = make_federation(**OFF, training={"rounds": 3})
     with engine(federation) as running:
@@ -102,9 +118,9 @@ def test_a_killed_process_loses_its_clients_for_the_round(make_federation, engin
 
         def start(client, method, *args):
             calls.append(method)
-            if calls.count("advance") == 2 and method == "advance":
+            if calls.count("backward") == 2 and method == "backward":
                 os.kill(running._processes[running.place("a")].pid, signal.SIGKILL)
-            original(client, method, *args)
+            return original(client, method, *args)
 
         running.start = start
         _, lines, _ = run(federation, running)
@@ -144,10 +160,10 @@ def test_a_process_that_hangs_is_killed(make_federation, engine):
         stopped, original = [], running.start
 
         def start(client, method, *args):
-            if method == "advance" and not stopped:
+            if method == "backward" and not stopped:
                 stopped.append(running._processes[running.place(client)].pid)
                 os.kill(stopped[0], signal.SIGSTOP)
-            original(client, method, *args)
+            return original(client, method, *args)
 
         running.start = start
         _, lines, _ = run(federation, running)

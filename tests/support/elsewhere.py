@@ -24,7 +24,10 @@ def copied(value):
 
 
 class Hosts:
-    """``n`` hosts; answers come in an order drawn from ``seed``; ``fails(client, method, calls so far)`` loses one."""
+    """``n`` hosts, each of which answers its calls in their order; whose answer comes next is drawn from ``seed``.
+
+    ``fails(client, method, calls so far)`` loses a call; the client is the first of those that it is of.
+    """
 
     def __init__(self, federation, n=2, seed=0, fails=lambda *_: None):
         self.federation, self.draw, self.fails = federation, random.Random(seed), fails
@@ -38,26 +41,33 @@ class Hosts:
                 skeleton, tensors = take_apart(base, cut)
                 bases[format] = put_together(skeleton, [t.clone() for t in tensors])
             self.hosts.append(ClientHost(federation.config, bases, federation.device, torch.get_num_threads()))
-        self.calls, self.log = {}, []
+        self.calls, self.answers, self.log = [{} for _ in self.hosts], {}, []
 
     def place(self, client):
         return self.order.index(client) % len(self.hosts)
 
-    def start(self, client, method, *args):
+    def start(self, who, method, *args):
+        client = who if isinstance(who, str) else who[0]
         if method == "begin":
             plan = self.federation.plan
             planned = plan.by_name[client]
             args = (ClientSetup(planned, batches_of(self.federation, client), plan.above(planned.cut)), *args)
         self.log.append((client, method))
-        self.calls[client] = (method, args)
+        reason = self.fails(client, method, self.log.count((client, method)))
+        ticket = (self.place(client), len(self.log))
+        self.calls[ticket[0]][ticket] = (reason, method, who, args)
+        return ticket
 
-    def next(self, clients):
-        waiting = [c for c in self.calls if c in clients]
-        client = self.draw.choice(waiting)
-        method, args = self.calls.pop(client)
-        if reason := self.fails(client, method, self.log.count((client, method))):
-            return client, reason if isinstance(reason, NotFinite) else LostCall(reason)
-        return client, copied(self.hosts[self.place(client)].call(method, client, *copied(args)))
+    def next(self, tickets):
+        place = self.draw.choice(sorted({place for place, _ in tickets}))
+        first = min(ticket for ticket in tickets if ticket[0] == place)
+        for ticket in [ticket for ticket in self.calls[place] if ticket <= first]:
+            reason, method, who, args = self.calls[place].pop(ticket)
+            if reason:
+                self.answers[ticket] = reason if isinstance(reason, NotFinite) else LostCall(reason)
+            else:
+                self.answers[ticket] = copied(self.hosts[place].call(method, who, *copied(args)))
+        return first, self.answers.pop(first)
 
     def local_steps(self, federation, attendance, ledger, on_step):
         return remote_steps(federation, self, attendance, ledger, on_step)

@@ -19,3 +19,20 @@ def exchange(server, client, batch, round_number, step, ledger):
     up = client.forward_batch(batch, round_number, step)
     down, loss = messages.exchange(server, client, batch, up, ledger)
     return client.wire.decode(down), loss
+
+
+def trained(federation):
+    """Adapters and heads of all parties, by name."""
+    states = {name: client.adapters.state() for name, client in federation.clients.items()}
+    heads = {name: client.head.state_dict() for name, client in federation.clients.items() if client.head is not None}
+    for name, group in federation.server.groups.items():
+        states[f"server {name}"] = group.adapters.state()
+        heads[f"server {name}"] = group.head.state_dict() if group.head is not None else {}
+    return {f"{who} {name}": t for of in (states, heads) for who, state in of.items() for name, t in state.items()}
+
+
+def assert_close(ours, theirs):
+    """Equal to rounding in float32."""
+    assert ours.keys() == theirs.keys() and len(ours) > 0
+    for name, tensor in ours.items():
+        assert float((tensor - theirs[name]).abs().max()) <= 1e-6 * max(1.0, float(theirs[name].abs().max())), name

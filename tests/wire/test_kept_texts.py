@@ -96,7 +96,7 @@ def test_a_cut_is_chosen_with_what_codecs_keep_of_texts(make_config):
 def test_a_process_of_a_cluster_reserves_what_its_clients_keep(make_federation):
     """The fewer processes serve a round, the more clients' texts are in one; beyond ``engine.kept_texts`` on disk."""
     own = {"c": {"task_group": "g", "wire": {"activations": {"codec": "none"}}}}
-    plain, kept = (make_federation(wire=wire, clients=own) for wire in ({}, WIRE))
+    plain, kept = (make_federation(wire=wire, clients=own, engine={"fuse": "off"}) for wire in ({}, WIRE))
     tokens = {name: sum(len(each["input_ids"]) for each in kept.train_features(name)) for name in "ab"}
     sizes = sorted((4 * kept.base.hidden_size * count for count in tokens.values()), reverse=True)
     memory = ProcessMemory.of(kept)

@@ -49,8 +49,8 @@ class EngineConfig(Section):
     )
     fuse: Literal["auto", "off"] = Field(
         "auto",
-        description="With `auto`, clients of the same split layer are computed together, their real tokens in one row. "
-        "With `off`, and always on Ray, each is computed by itself, padded.",
+        description="With `auto`, clients of the same split layer are computed together, their real tokens in one row; "
+        "on Ray those of the same process. With `off` each is computed by itself, padded.",
     )
     prefix_cache: Annotated[str, quantity(parse_bytes)] | None = Field(
         None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +26,7 @@ from atlas_cli.federation.client_state.new_client import new_client
 from atlas_cli.federation.parties.auxiliary_client import AuxiliaryClient
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.party import Party
+from atlas_cli.federation.parties.shared_client_pass import ClientPass
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
@@ -94,17 +95,21 @@ class LostCall:
 Result = Answer | NotFinite | PluginFailed | LostCall
 
 
+Who = str | tuple[str, ...]  # the client that a method is called for, or those of a pass
+Ticket = Hashable  # stands for one call
+
+
 class Calls(Protocol):
-    """Calls of ``ClientHost`` methods; a client has at most one call under way, and a new one replaces it."""
+    """Calls of ``ClientHost`` methods; a process answers its calls in their order."""
 
     def place(self, client: str) -> int:
         """The process that serves a client in this round."""
 
-    def start(self, client: str, method: str, *args: Any) -> None:
-        """Call a method for a client without waiting for the answer."""
+    def start(self, who: Who, method: str, *args: Any) -> Ticket:
+        """Call a method for a client, or for several of one process, without waiting for the answer."""
 
-    def next(self, clients: Collection[str]) -> tuple[str, Result]:
-        """Wait for the next of these clients, each with a call under way, to answer or be lost."""
+    def next(self, tickets: Collection[Ticket]) -> tuple[Ticket, Result]:
+        """Wait for the next of these calls, which are under way, to be answered or lost."""
 
 
 class ClientHost:
@@ -125,13 +130,14 @@ class ClientHost:
         self._made: dict[str, ClientSetup] = {}
         self._parties: dict[str, Party] = {}
         self._batches: dict[str, Batch] = {}
+        self._passes: dict[tuple[str, ...], ClientPass] = {}
 
-    def call(self, method: str, client: str, *args: Any) -> Answer | NotFinite | PluginFailed:
-        """Call one of the methods below for a client."""
+    def call(self, method: str, who: Who, *args: Any) -> Answer | NotFinite | PluginFailed:
+        """Call one of the methods below for a client, or for those of a pass."""
         began = time.perf_counter()
         served: Callable[..., Any] = getattr(self, f"do_{method}")
         try:
-            value = served(client, *args)
+            value = served(who, *args)
         except NonFiniteError as error:
             return NotFinite(str(error))
         except Exception as error:
@@ -162,6 +168,7 @@ class ClientHost:
         if sent.usage is not None:
             party.measure(held_tokens(planned.format, batches.features, batches.pad))
         self._parties[client] = party
+        self._passes = {clients: each for clients, each in self._passes.items() if client not in clients}
         return member.exchanged_sha256(anew=True)
 
     def do_forward(self, client: str, number: int, step: int) -> SentMessage | None:
@@ -184,10 +191,22 @@ class ClientHost:
         party, message = self._split(client), Gradients.of(client, unpack(gradients, self.device))
         party.apply_gradients(party.wire.decode(message).gradients, self._rate(number, step))
 
-    def do_advance(self, client: str, gradients: Packed, number: int, step: int) -> SentMessage | None:
-        """``backward`` of a step and ``forward`` of the next one in one exchange."""
-        self.do_backward(client, gradients, number, step)
-        return self.do_forward(client, number, step + 1)
+    def do_forward_together(self, clients: tuple[str, ...], number: int, step: int) -> tuple[SentMessage, ...]:
+        """The activation messages of a local step of several clients, computed in one pass."""
+        batches = [self._batch(client, number, step) for client in clients]
+        self._passes[clients] = ClientPass([self._split(client) for client in clients])
+        return tuple(map(SentMessage.of, self._passes[clients].forward(batches, number, step)))
+
+    def do_backward_together(
+        self, clients: tuple[str, ...], gradients: tuple[Packed, ...], number: int, step: int
+    ) -> None:
+        """Back-propagate what the server returned to the clients of a pass, and step."""
+        down = [
+            Gradients.of(client, unpack(packed, self.device)) for client, packed in zip(clients, gradients, strict=True)
+        ]
+        self._passes.pop(clients).backward(down)
+        for client in clients:
+            self._split(client).step(self._rate(number, step))
 
     def do_step_on_noise(self, client: str, number: int, step: int) -> None:
         """The step of an empty Poisson sample."""

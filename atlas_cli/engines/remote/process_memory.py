@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from atlas_cli.config.cohorts import cohort_size
+from atlas_cli.engines.passes import PASS_TOKENS
 from atlas_cli.engines.remote.steps import GRAPHS
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.frozen.kernel_order import prepacked_bytes
@@ -22,7 +23,8 @@ class ProcessMemory:
     """The memory of each of the processes that serve the clients of a round.
 
     Attributes:
-        steps: bytes of the interpreter and of what clients need at their peak, besides the weights, which they share.
+        steps: bytes of the interpreter and of what the clients of ``GRAPHS`` passes need at their peak, besides the
+            weights, which they share.
         kept: bytes of what codecs keep of the texts of each client, most first.
         clients: the most that take part in a round.
         limit: bytes of ``kept`` that stay in the memory of a process (``engine.kept_texts``); None: all.
@@ -47,8 +49,12 @@ class ProcessMemory:
         kept = kept_texts_of_parties(plan, {c.name: tokens_of(federation.train_features(c.name)) for c in plan.clients})
         sizes = [cohort_size(config.training.cohort, len(federation.members(g))) for g in federation.group_names]
         limit = config.engine.kept_texts
+        graphs = GRAPHS
+        if plan.one_by_one is None:  # clients of full batches that a pass has the tokens of, and no more than there are
+            together = -(-PASS_TOKENS // (shape.batch * shape.tokens))
+            graphs = max(GRAPHS, min(GRAPHS * together, sum(sizes)))
         return cls(
-            steps=PROCESS + copies + GRAPHS * max(need.peak - need.frozen_weights for need in needs),
+            steps=PROCESS + copies + graphs * max(need.peak - need.frozen_weights for need in needs),
             kept=tuple(sorted((kept.get(client.name, 0) for client in plan.clients), reverse=True)),
             clients=sum(sizes),
             limit=None if limit is None else parse_bytes(limit),

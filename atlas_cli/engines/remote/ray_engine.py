@@ -12,14 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 
 from atlas_cli.engines.own_step import OnStep
 from atlas_cli.engines.remote.arrays import Array, size_of, to_array
 from atlas_cli.engines.remote.cluster import nodes, require_room, room
-from atlas_cli.engines.remote.host import Answer, ClientSetup, LostCall, Result, SentMessage
+from atlas_cli.engines.remote.host import Answer, ClientSetup, LostCall, Result, SentMessage, Ticket, Who
 from atlas_cli.engines.remote.process_memory import ProcessMemory
 from atlas_cli.engines.remote.ray_process import NotReadyError, Process
 from atlas_cli.engines.remote.sent_state import SentState
@@ -61,7 +61,7 @@ class RayEngine:
         self._made: dict[str, Any] = {}
         self._processes: list[Process] = []
         self._places: dict[str, int] = {}
-        self._under_way: dict[str, Any] = {}
+        self._under_way: dict[Ticket, Process] = {}
         self._ledgers: list[Ledger] = []
         self.moved: Counter[str] = Counter()
         self.replaced = 0
@@ -105,26 +105,26 @@ class RayEngine:
         """The process that serves a client in this round."""
         return self._places[client]
 
-    def start(self, client: str, method: str, *args: Any) -> None:
-        """Call a method for a client without waiting for the answer."""
-        process = self._processes[self._places[client]]
+    def start(self, who: Who, method: str, *args: Any) -> Ticket:
+        """Call a method for a client, or for several of one process, without waiting for the answer."""
+        first = who if isinstance(who, str) else who[0]
+        process = self._processes[self._places[first]]
         process.heard = max(process.heard, time.monotonic()) if self._idle(process) else process.heard
         if method == "begin":
-            args = (None if client in process.known_clients else self._made_for(client), *args)
-            process.known_clients.add(client)
+            args = (None if first in process.known_clients else self._made_for(first), *args)
+            process.known_clients.add(first)
         self._count("to clients", args)
-        self._under_way[client] = process.actor.call.remote(method, client, *args)
+        reference = process.actor.call.remote(method, who, *args)
+        self._under_way[reference] = process
+        return cast(Ticket, reference)
 
-    def next(self, clients: Collection[str]) -> tuple[str, Result]:
-        """Wait for the next of these clients to answer or be lost."""
-        whose = {self._under_way[client]: client for client in clients}
+    def next(self, tickets: Collection[Ticket]) -> tuple[Ticket, Result]:
+        """Wait for the next of these calls to be answered or lost."""
         while True:
-            ready, _ = self.ray.wait(list(whose), num_returns=1, timeout=1.0)
+            ready, _ = self.ray.wait(list(tickets), num_returns=1, timeout=1.0)
             if ready:
-                client = whose[ready[0]]
-                return client, self._result(client, self._under_way.pop(client))
-            for index in {self._places[client] for client in clients}:
-                process = self._processes[index]
+                return ready[0], self._result(ready[0])
+            for process in {self._under_way[ticket] for ticket in tickets}:
                 self._hear(process)
                 if process.alive and time.monotonic() - process.heard > self._timeout:
                     process.kill(f"gave no answer within {self._engine.timeout}")
@@ -153,8 +153,8 @@ class RayEngine:
             "ledger_bytes": {way: sum(each.total(way, clients) for each in self._ledgers) for way in WAYS},
         }
 
-    def _result(self, client: str, reference: Any) -> Result:
-        process, errors = self._processes[self._places[client]], self.ray.exceptions
+    def _result(self, reference: Ticket) -> Result:
+        process, errors = self._under_way.pop(reference), self.ray.exceptions
         process.heard = time.monotonic()
         try:
             result = self.ray.get(reference)
@@ -249,23 +249,25 @@ class RayEngine:
 
     def _hear(self, process: Process) -> None:
         """Answers that nobody waits for just now are a sign of life, too."""
-        own = [ref for client, ref in self._under_way.items() if self._processes[self._places[client]] is process]
+        own = [reference for reference, of in self._under_way.items() if of is process]
         ready, _ = self.ray.wait(own, num_returns=len(own), timeout=0) if own else ([], [])
         if new := set(ready) - process.answered:
             process.answered |= new
             process.heard = time.monotonic()
 
     def _idle(self, process: Process) -> bool:
-        return not any(self._processes[self._places[client]] is process for client in self._under_way)
+        return not any(of is process for of in self._under_way.values())
 
     def _count(self, way: str, value: Any) -> None:
-        for part in value if type(value) is tuple else (value,):  # SentState is a tuple, too
-            if isinstance(part, SentState):
-                self.moved[f"state {way}"] += sum(map(size_of, part.packed))
-            elif isinstance(part, SentMessage):
-                self.moved[f"steps {way}"] += size_of(part.tensors)
-            elif isinstance(part, dict):
-                self.moved[f"steps {way}"] += size_of(part)
+        if isinstance(value, SentState):
+            self.moved[f"state {way}"] += sum(map(size_of, value.packed))
+        elif isinstance(value, SentMessage):
+            self.moved[f"steps {way}"] += size_of(value.tensors)
+        elif isinstance(value, dict):
+            self.moved[f"steps {way}"] += size_of(value)
+        elif type(value) is tuple:  # those above are tuples, too
+            for part in value:
+                self._count(way, part)
 
     def _kill_all(self) -> None:
         for process in self._processes:

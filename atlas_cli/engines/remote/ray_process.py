@@ -10,7 +10,7 @@ import torch
 
 from atlas_cli.engines.remote.arrays import frozen_tensors
 from atlas_cli.engines.remote.cluster import unexpected
-from atlas_cli.engines.remote.host import Answer, ClientHost, NotFinite, PluginFailed
+from atlas_cli.engines.remote.host import Answer, ClientHost, NotFinite, PluginFailed, Who
 from atlas_cli.engines.remote.installed_software import InstalledSoftware, require_same_software
 from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.models.frozen.skeleton import put_together
@@ -45,9 +45,9 @@ class HostActor:
         self._host = ClientHost(ray.get(config[0]), halves, where, threads)
         return here, self._host.weights_sha256()
 
-    def call(self, method: str, client: str, *args: Any) -> Answer | NotFinite | PluginFailed:
+    def call(self, method: str, who: Who, *args: Any) -> Answer | NotFinite | PluginFailed:
         """As ``ClientHost.call``."""
-        return self._host.call(method, client, *args)
+        return self._host.call(method, who, *args)
 
     def unchanged(self) -> bool:
         """As ``ClientHost.unchanged``."""

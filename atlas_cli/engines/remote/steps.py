@@ -11,19 +11,19 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.by_arrival import by_arrival
 from atlas_cli.engines.own_step import OnStep
-from atlas_cli.engines.passes import begin_round, order_of, takes_step
+from atlas_cli.engines.passes import begin_round, order_of, server_shares, takes_step
 from atlas_cli.engines.remote.arrays import pack, unpack
-from atlas_cli.engines.remote.host import Answer, Calls, LostCall, NotFinite, PluginFailed
+from atlas_cli.engines.remote.host import Answer, Calls, LostCall, NotFinite, PluginFailed, Ticket, Who
 from atlas_cli.engines.remote.sent_state import SentState
+from atlas_cli.engines.remote.units import Turn, Unit, left_of, turns_of, units_of
 from atlas_cli.errors import AtlasError, NonFiniteError, PluginError, during
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
@@ -31,17 +31,19 @@ from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.merging.mean_gradients import share_first_gradients
 from atlas_cli.federation.parties.auxiliary_client import AuxiliaryClient
-from atlas_cli.federation.parties.exchange import exchange, exchange_rows, exchange_up
+from atlas_cli.federation.parties.exchange import exchange, exchange_all, exchange_rows, exchange_up
 from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss
+from atlas_cli.federation.parties.trainables import GradientSums, StepLoss
 from atlas_cli.federation.under_way import UnderWay
 from atlas_cli.planning.method import shares_gradients
+from atlas_cli.printable import listed
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import Activations, FeatureGradients, Features
+from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients
 
-GRAPHS = 4  # clients of one process whose activations are kept for their backward at one time
+GRAPHS = 4  # units of one process whose activations are kept for their backward at one time
+BACKWARDS = ("backward", "backward_together")
 
 
 class _LostError(Exception):
@@ -50,6 +52,14 @@ class _LostError(Exception):
 
 class _ElsewhereError(Exception):
     """The traceback of an error in another process, for log.txt."""
+
+
+class _Started(NamedTuple):
+    """A call: whose, of what, and the unit that it is of, if any."""
+
+    clients: tuple[str, ...]
+    method: str
+    unit: Unit | None
 
 
 class RemoteRound:
@@ -63,14 +73,19 @@ class RemoteRound:
         self.federation, self.calls, self.attendance, self.ledger = federation, calls, attendance, ledger
         self.training = federation.config.training
         self.strict = self.training.on_nonfinite == "drop-client"  # a step may be taken back after the server's part
+        self.in_turn = self.training.server_update == "sequential"
         self.done = {client: LocalWork() for client in attendance.present}
-        self._near = Counter(calls.place(client) for client in attendance.present)
-        self._under_way: dict[str, str] = {}
+        self._under_way: dict[Ticket, _Started] = {}
+        self._stepping: set[str] = set()  # those whose backward is not answered
+        self._units: dict[str, Unit] = {}  # of each client, until its backward is called
+        self._begun: set[Unit] = set()  # those whose activations are kept in their process
+        self._alive: Counter[int] = Counter()  # how many are begun, by process
+        self._queues: dict[int, deque[Unit]] = {}  # those that are not, by process
         self._arrived: dict[str, Activations | None] = {}
-        self._held: dict[str, PendingGradients | None] = {}
-        self._to_accept: deque[str] = deque()
+        self._down: dict[str, Gradients | None] = {}
+        self._held: dict[Turn, Sequence[GradientSums]] = {}
+        self._to_accept: deque[Turn] = deque()
         self._before: dict[str, LocalWork] = {}
-        self._batches: dict[str, Batch] = {}
         self._when = (0, 0)
 
     def begin(self) -> None:
@@ -83,29 +98,39 @@ class RemoteRound:
         for client in self.attendance.present:
             state = SentState.of(self.federation.clients[client], members[client])
             self._start(client, "begin", state)
-        for client, answer in self._answers():
-            if answer.value != members[client].exchanged_sha256():
+        for client, value in self._answers():
+            if value != members[client].exchanged_sha256():
                 raise AtlasError(f"client {client} does not hold, where it runs, what the server delivered to it")
 
-    def split_step(self, when: tuple[int, int], clients: list[str], batches: Mapping[str, Batch]) -> None:
+    def split_step(self, units: Sequence[Unit], order: Sequence[str], upcoming: Sequence[Unit] = ()) -> None:
         """One step of clients of a split, the server's part included, up to its own step with pooled gradients.
 
         Args:
-            when: the round and the step that it is of.
+            units: all of its clients.
+            order: of the clients, in which a sequential update takes them.
+            upcoming: of the next step; their clients go on as soon as they can.
         """
-        self._when, self._batches = when, dict(batches)
-        self._to_accept = deque(clients)
-        unserved = list(clients)
-        while unserved:
-            self._begin_forwards(unserved)
-            first = unserved[:1] if self.training.server_update == "sequential" else unserved
-            ready = next((client for client in first if client in self._arrived), None)
+        self._when = units[0].when if units else self._when
+        turns = turns_of(self.training, units, order)
+        self._to_accept = deque(turns)
+        self._units |= {client: unit for unit in units for client in unit.clients}
+        self._queues = {}
+        for unit in [*(unit for unit in units if unit not in self._begun), *filter(self._may_go_ahead, upcoming)]:
+            self._queues.setdefault(unit.place, deque()).append(unit)
+        self._begin_units()
+        while turns:
+            if self.in_turn and (unit := self._units[turns[0][0]]) not in self._begun:  # whatever else is begun
+                self._queues[unit.place].remove(unit)
+                self._begin(unit)
+            first = turns[:1] if self.in_turn else turns
+            ready = next((turn for turn in first if all(client in self._arrived for client in turn)), None)
             if ready is None:
                 self._receive()
             else:
-                unserved.remove(ready)
+                turns.remove(ready)
                 self._serve(ready)
-            unserved = [client for client in unserved if client in self.attendance.present]
+                self._begin_units()
+            turns = [turn for turn in turns if turn[0] in self.attendance.present]  # who shares a turn leaves together
             self._accept()
         while self._to_accept:
             self._receive()
@@ -115,8 +140,8 @@ class RemoteRound:
         """One step of clients that hold the whole model."""
         for client in clients:
             self._start(client, "local_step", self.attendance.number, step)
-        for client, answer in self._answers():
-            self.done[client].add(batches[client], answer.value, seconds=0.0)
+        for client, loss in self._answers():
+            self.done[client].add(batches[client], loss, seconds=0.0)
 
     def share_first_step(self, clients: Collection[str]) -> None:
         """As ``in_process.share_first_step``."""
@@ -124,7 +149,7 @@ class RemoteRound:
         for client in (c for c in clients if c in self.attendance.present):
             self._start(client, "first_gradients")
         device = self.federation.device
-        first = {client: unpack(answer.value, device) for client, answer in self._answers()}
+        first = {client: unpack(value, device) for client, value in self._answers()}
         in_order = {client: first[client] for client in clients if client in first}
         for client, mean in share_first_gradients(self.federation.aggregator, in_order, self.ledger).items():
             self._start(client, "take_mean", pack(mean))
@@ -132,136 +157,208 @@ class RemoteRound:
 
     def end(self) -> None:
         """Load the final state of every client into the server's record."""
-        for _ in self._answers():  # of the last backward
-            pass
+        self._answers()  # of the last backward
         for client in list(self.attendance.present):
             self._start(client, "end")
-        for client, answer in self._answers():
-            state, party = answer.value, self.federation.clients[client]
+        for client, state in self._answers():
+            party = self.federation.clients[client]
             state.load(party, self.federation.aggregator.members[client])
             if party.usage is not None and state.usage is not None:
                 vars(party.usage).update(vars(state.usage))
 
     def answer_features(self, client: str, message: Features) -> tuple[FeatureGradients, StepLoss]:
         """U-shaped split: the client's part between the two parts of the server."""
-        self._start(client, "answer_features", pack(message.tensors))
-        _, answer = self._wait([client])
+        _, answer = self._wait([self._start(client, "answer_features", pack(message.tensors))])
         if answer is None:
             raise _LostError
         sent, loss = answer.value
         return FeatureGradients.of(client, unpack(sent.tensors, self.federation.device), *sent[1:]), loss
 
-    def _begin_forwards(self, unserved: list[str]) -> None:
-        """In their order, as many of a process as it may keep graphs of."""
-        busy = Counter(self.calls.place(client) for client in {*self._under_way, *self._arrived})
-        for client in unserved:
-            place = self.calls.place(client)
-            if client not in self._under_way and client not in self._arrived and busy[place] < GRAPHS:
-                busy[place] += 1
-                method = "forward" if self._batches[client].features else "step_on_noise"
-                self._start(client, method, *self._when)
+    def unit_under_way(self, client: str, when: tuple[int, int]) -> Unit | None:
+        """The unit of a client and step that was begun ahead of it."""
+        unit = self._units.get(client)
+        return unit if unit is not None and unit.when == when and unit in self._begun else None
 
-    def _serve(self, client: str) -> None:
-        server, batch, party = self.federation.server, self._batches[client], self.federation.split_client(client)
-        up, began = self._arrived.pop(client), time.perf_counter()
-        loss, down = StepLoss(0.0, 0, sent=up is not None), None
-        if up is not None:
-            party.begin_step(*self._when)
-            try:
-                remote = _RemoteClient(party, self)
-                if isinstance(party, FrozenClient):
-                    loss = exchange_rows(server, remote, batch, up, self.ledger)
-                elif isinstance(party, AuxiliaryClient):
-                    loss = exchange_up(server, remote, batch, up, self.ledger)
-                else:
-                    down, loss = exchange(server, remote, batch, up, self.ledger)
-            except NonFiniteError as error:
-                server.reject()
-                self._drop(client, NotFinite(str(error)))
-                return
-            except _LostError:
-                server.reject()
-                return
-        if self.strict:
-            self._before[client] = copy.deepcopy(self.done[client])
-        self.done[client].add(batch, loss, time.perf_counter() - began)
-        held = server.hold()
-        if self.attendance.passes_deadline(client, self.done[client], self.ledger, self._when[1]):
+    def _may_go_ahead(self, unit: Unit) -> bool:
+        """Whether a unit of the next step may be begun before that: a client that gets no gradient learns in its
+        forward."""
+        planned = [self.federation.plan.by_name[client] for client in unit.clients]
+        poisson = self.federation.config.privacy.examples is not None  # and of an empty sample it steps
+        waits = self._when[1] == 0 and shares_gradients(self.federation.config)  # for the gradients of others
+        return not poisson and not waits and all(client.waits for client in planned)
+
+    def _begin_units(self) -> None:
+        """In their order, as many of a process as it may keep graphs of.
+
+        A process answers calls in their order, so that what a client begins there follows its last backward.
+        """
+        for place, queue in self._queues.items():
+            while queue and self._alive[place] < GRAPHS and self._can_begin(queue[0]):
+                self._begin(queue.popleft())
+
+    def _can_begin(self, unit: Unit) -> bool:
+        """Whether its clients are done with the step before: it is of this one, or their backward was called."""
+        return unit.when == self._when or not any(
+            client in self._units or client not in self.attendance.present for client in unit.clients
+        )
+
+    def _begin(self, unit: Unit) -> None:
+        if unit.clients[0] not in self.attendance.present:
             return
-        self._held[client] = held
-        if down is not None:
-            last = not takes_step(self.federation, client, self._when[1] + 1)
-            poisson = self.federation.config.privacy.examples is not None  # the next sample may be empty
-            waits = self._when[1] == 0 and shares_gradients(self.federation.config)  # for the gradients of others
-            alone = last or poisson or waits or self._near[self.calls.place(client)] > GRAPHS
-            self._start(client, "backward" if alone else "advance", pack(down.tensors), *self._when)
-            while self.strict and self.training.server_update == "sequential" and client in self._under_way:
-                self._receive()
+        self._alive[unit.place] += 1
+        self._begun.add(unit)
+        self._units |= dict.fromkeys(unit.clients, unit)
+        if unit.shared:
+            self._start(unit.clients, "forward_together", *unit.when, unit=unit)
+        else:
+            (batch,) = unit.batches.values()
+            method = "forward" if batch.features else "step_on_noise"
+            self._start(unit.clients[0], method, *unit.when, unit=unit)
+
+    def _close(self, unit: Unit) -> None:
+        """Its activations are not kept any more, or nobody asks for them."""
+        if unit in self._begun:
+            self._begun.remove(unit)
+            self._alive[unit.place] -= 1
+        for client in unit.clients:
+            if self._units.get(client) is unit:
+                del self._units[client]
+
+    def _serve(self, turn: Turn) -> None:
+        server, unit, began = self.federation.server, self._units[turn[0]], time.perf_counter()
+        try:
+            answers = self._answered(unit, turn)
+        except NonFiniteError as error:
+            server.reject()
+            self._drop(turn[0], NotFinite(str(error)))
+            return
+        except _LostError:
+            server.reject()
+            return
+        seconds, whole = time.perf_counter() - began, sum(unit.shares[client] for client in turn)
+        if self.strict:
+            self._before |= {client: copy.deepcopy(self.done[client]) for client in turn}
+        for client, (_, loss) in zip(turn, answers, strict=True):
+            self.done[client].add(unit.batches[client], loss, seconds * unit.shares[client] / whole)
+        held = server.hold()
+        for client in turn:
+            if self.attendance.passes_deadline(client, self.done[client], self.ledger, self._when[1]):
+                self._close(unit)
+                return
+        self._held[turn] = held
+        self._down |= {client: down for client, (down, _) in zip(turn, answers, strict=True)}
+        if all(client in self._down for client in unit.clients):
+            self._send_back(unit)
+
+    def _answered(self, unit: Unit, turn: Turn) -> list[tuple[Gradients | None, StepLoss]]:
+        """What the server returns for each client of a turn; None: nothing."""
+        server, ledger = self.federation.server, self.ledger
+        ups = [self._arrived.pop(client) for client in turn]
+        parties = [self.federation.split_client(client) for client in turn]
+        batches = [unit.batches[client] for client in turn]
+        for party, up in zip(parties, ups, strict=True):
+            if up is not None:
+                party.begin_step(*self._when)
+        remotes = [_RemoteClient(party, self) for party in parties]
+        if unit.shared and server_shares(self.training):
+            return [*exchange_all(server, remotes, batches, [up for up in ups if up is not None], ledger)]
+        ((up,), (party,), (remote,), (batch,)) = ups, parties, remotes, batches
+        if up is None:
+            return [(None, StepLoss(0.0, 0, sent=False))]
+        if isinstance(party, FrozenClient):
+            return [(None, exchange_rows(server, remote, batch, up, ledger))]
+        if isinstance(party, AuxiliaryClient):
+            return [(None, exchange_up(server, remote, batch, up, ledger))]
+        return [exchange(server, remote, batch, up, ledger)]
+
+    def _send_back(self, unit: Unit) -> None:
+        downs = [self._down.pop(client) for client in unit.clients]
+        self._close(unit)
+        packed = tuple(pack(down.tensors) for down in downs if down is not None)
+        if not packed:
+            return
+        self._stepping.update(unit.clients)
+        if unit.shared:
+            self._start(unit.clients, "backward_together", packed, *unit.when, unit=unit)
+            return
+        (client,) = unit.clients
+        self._start(client, "backward", *packed, *unit.when, unit=unit)
+        while self.strict and self.in_turn and client in self._stepping:
+            self._receive()
 
     def _accept(self) -> None:
-        """Let the server take gradients, in the clients' order, as far as it is known who is left."""
+        """Let the server take gradients, in the order of turns, as far as it is known who is left."""
         server = self.federation.server
         while self._to_accept:
-            client = self._to_accept[0]
-            present = client in self.attendance.present
-            if present and (client not in self._held or (self.strict and client in self._under_way)):
+            turn = self._to_accept[0]
+            present = turn[0] in self.attendance.present
+            if present and (turn not in self._held or (self.strict and turn[0] in self._stepping)):
                 return
-            held = self._held.pop(client, None)
-            if present and held is not None:
+            held = self._held.pop(turn, ())
+            if present and held:
                 server.accept(held)
             self._to_accept.popleft()
 
-    def _start(self, client: str, method: str, *args: Any) -> None:
-        self._under_way[client] = method
-        self.calls.start(client, method, *args)
+    def _start(self, who: Who, method: str, *args: Any, unit: Unit | None = None) -> Ticket:
+        ticket = self.calls.start(who, method, *args)
+        self._under_way[ticket] = _Started((who,) if isinstance(who, str) else who, method, unit)
+        return ticket
 
     def _receive(self) -> None:
         """Wait for one answer; activations are kept until the server takes them."""
-        client, answer = self._wait(list(self._under_way))
-        if answer is not None and answer.method in ("forward", "advance", "step_on_noise"):
-            sent, device = answer.value, self.federation.device
-            self._arrived[client] = Activations.of(client, unpack(sent.tensors, device), *sent[1:]) if sent else None
+        call, answer = self._wait(list(self._under_way))
+        if answer is None or call.unit is None or call.unit not in self._begun:  # a backward, or who is out
+            return
+        device, sent = self.federation.device, answer.value if call.unit.shared else (answer.value,)
+        for client, each in zip(call.clients, sent, strict=True):
+            self._arrived[client] = Activations.of(client, unpack(each.tensors, device), *each[1:]) if each else None
 
-    def _wait(self, clients: Collection[str]) -> tuple[str, _Answered | None]:
-        """The next answer, None from a client that is out."""
-        client, result = self.calls.next(clients)
-        method = self._under_way.pop(client)
+    def _wait(self, tickets: Collection[Ticket]) -> tuple[_Started, Answer | None]:
+        """The next answer, None where the clients are out."""
+        ticket, result = self.calls.next(tickets)
+        call = self._under_way.pop(ticket)
+        back = call.method in BACKWARDS
+        if back:
+            self._stepping.difference_update(call.clients)
         if isinstance(result, PluginFailed):
-            with during(f"client {client}, step {self._when[1]}"):
+            who = f"client {call.clients[0]}" if len(call.clients) == 1 else f"clients {listed(call.clients)}"
+            with during(f"{who}, step {self._when[1]}"):
                 raise PluginError(result.message) from _ElsewhereError(result.traceback)
         if not isinstance(result, Answer):
-            if self.strict and isinstance(result, NotFinite) and method in ("backward", "advance"):
-                vars(self.done[client]).update(vars(self._before[client]))  # its step was not taken
-            self._drop(client, result)
-            return client, None
-        if client in self.done and method not in ("begin", "end"):
-            self.done[client].seconds += result.seconds
-        return client, _Answered(method, result.value)
+            for client in call.clients:
+                if self.strict and isinstance(result, NotFinite) and back:
+                    vars(self.done[client]).update(vars(self._before[client]))  # its step was not taken
+                self._drop(client, result)
+            return call, None
+        for client in call.clients if call.method not in ("begin", "end") else ():
+            if client in self.done:
+                self.done[client].seconds += result.seconds * (call.unit.shares[client] if call.unit else 1.0)
+        return call, result
 
-    def _answers(self) -> list[tuple[str, _Answered]]:
-        """All that is under way of those that are present; who is lost leaves."""
-        for client in self._under_way.keys() - set(self.attendance.present):
-            del self._under_way[client]
+    def _answers(self) -> list[tuple[str, Any]]:
+        """All that is under way of clients that are present, in their order; who is lost leaves."""
+        present = set(self.attendance.present)
+        self._under_way = {t: call for t, call in self._under_way.items() if not present.isdisjoint(call.clients)}
         found = {}
         while self._under_way:
-            client, answer = self._wait(list(self._under_way))
+            call, answer = self._wait(list(self._under_way))
             if answer is not None:
-                found[client] = answer
+                found[call.clients[0]] = answer.value
         return [(client, found[client]) for client in list(self.attendance.present) if client in found]
 
     def _drop(self, client: str, result: NotFinite | LostCall) -> None:
+        """A client is lost, and with it those that it shares a pass with."""
         if isinstance(result, NotFinite) and not self.strict:
             raise NonFiniteError(result.message)
         reason = result.message.partition(";")[0] if isinstance(result, NotFinite) else result.reason
-        self._arrived.pop(client, None)
-        if client in self.attendance.present:
-            self.attendance.drop(client, reason)
-
-
-@dataclass(frozen=True)
-class _Answered:
-    method: str
-    value: Any
+        unit = self._units.get(client)
+        for each in (client,) if unit is None else unit.clients:
+            self._arrived.pop(each, None)
+            self._down.pop(each, None)
+            if each in self.attendance.present:
+                self.attendance.drop(each, reason)
+        if unit is not None:
+            self._close(unit)
 
 
 class _RemoteClient:
@@ -290,19 +387,22 @@ def remote_steps(
     steps.begin()
     if federation.under_way is not None:
         return _by_arrival(steps, federation.under_way, on_step)
-    server.real_tokens = False
+    server.real_tokens = federation.plan.one_by_one is None
     begin_round(federation, steps.done, number)
+    upcoming: list[Unit] | None = None
     for step in range(training.local_steps):
         overall = (number - 1) * training.local_steps + step
         left = [c for c in order_of(federation, attendance.present, overall) if not attendance.crashes(c, step)]
         left = [client for client in left if takes_step(federation, client, step)]
-        batches = {client: batch_of(federation, client, overall) for client in left}
         if not federation.split:
+            batches = {client: batch_of(federation, client, overall) for client in left}
             steps.unsplit_step(step, left, batches)
         else:
             factor = learning_rate_factor(training, overall)
             server.begin_step(step, factor * training.server_optimizer.lr)
-            steps.split_step((number, step), left, batches)
+            units = left_of(upcoming, left) if upcoming is not None else _units_at(federation, calls, attendance, step)
+            upcoming = _units_at(federation, calls, attendance, step + 1)
+            steps.split_step(units, left, upcoming)
         if step == 0 and shares_gradients(federation.config):
             steps.share_first_step(left)
         if federation.split:
@@ -312,12 +412,28 @@ def remote_steps(
     return steps.done
 
 
+def _units_at(federation: Federation, calls: Calls, attendance: Attendance, step: int) -> list[Unit]:
+    """The units of a step of the round, of who is present now and will be; none after the last step."""
+    training, number = federation.config.training, attendance.number
+    if step == training.local_steps:
+        return []
+    order = order_of(federation, attendance.present, (number - 1) * training.local_steps + step)
+    takes = [c for c in order if takes_step(federation, c, step) and not attendance.will_crash(c, step)]
+    return units_of(federation, takes, (number, step), calls.place)
+
+
 def _by_arrival(steps: RemoteRound, under_way: UnderWay, on_step: OnStep) -> dict[str, LocalWork]:
     """The same in the order of the virtual clock; what a client computes next, it computes while others are served."""
     steps.done = {client: under_way.passes[client].did for client in steps.attendance.present}
+    place, near = steps.calls.place, Counter(map(steps.calls.place, steps.attendance.present))
 
     def serve(client: str, batch: Batch, when: tuple[int, int], factor: float, did: LocalWork) -> None:
-        steps.split_step(when, [client], {client: batch})
+        at, (number, step) = place(client), when
+        unit = steps.unit_under_way(client, when) or Unit(at, when, {client: batch}, shared=False)
+        upcoming = []
+        if near[at] <= GRAPHS and takes_step(steps.federation, client, step + 1):
+            upcoming = units_of(steps.federation, [client], (number, step + 1), place)
+        steps.split_step([unit], [client], upcoming)
 
     by_arrival(steps.federation, under_way, steps.attendance, steps.ledger, on_step, serve)
     steps.end()

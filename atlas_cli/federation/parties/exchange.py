@@ -120,7 +120,7 @@ def exchange_all(
     ups: Sequence[Activations],
     ledger: Ledger,
 ) -> list[tuple[Gradients, StepLoss]]:
-    """As ``exchange`` for several clients in one pass of the server, whose gradients are accepted."""
+    """As ``exchange`` for several clients in one pass of the server."""
     sizes = [_sizes(server, client, batch) for client, batch in zip(clients, batches, strict=True)]
     for up, of_client in zip(ups, sizes, strict=True):
         ledger.count(up, of_client.activations)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from atlas_cli.federation.parties.trainables import Trainables
+from atlas_cli.federation.parties.trainables import GradientSums, Trainables
 from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.last_block import run_last_block
@@ -29,14 +29,6 @@ class ClientRequest(NamedTuple):
     received: Tensor
     mask: Tensor
     labels: Tensor
-
-
-class GradientSums(NamedTuple):
-    """Gradients of the summed loss over ``labels`` labels with respect to ``trained.parameters()``; None: unused."""
-
-    trained: Trainables
-    sums: Sequence[Tensor | None]
-    labels: int
 
 
 class PassResult(NamedTuple):

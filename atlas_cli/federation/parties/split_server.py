@@ -25,7 +25,7 @@ from atlas_cli.federation.parties.optimizers import state_bytes
 from atlas_cli.federation.parties.server_copies import ServerCopies
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.shared_server_pass import ClientRequest, serve
-from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss, Trainables, build_head, build_trainables
+from atlas_cli.federation.parties.trainables import GradientSums, StepLoss, Trainables, build_head, build_trainables
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
@@ -82,7 +82,7 @@ class SplitServer:
         self._round, self._step, self._rate = 0, 0, self.training.server_optimizer.lr
         self.copies = ServerCopies(self.groups, keep_began=self.training.asynchrony is not None)
         self._features: dict[str, tuple[Tensor, Tensor]] = {}
-        self._pending: PendingGradients | None = None
+        self._pending: Sequence[GradientSums] = ()
 
     def begin_round(self, members: Mapping[str, str], round_number: int, cuts: Mapping[str, int] | None = None) -> None:
         """Begin a round with ``{client: task group}``; ``cuts`` has the cuts that differ from the server's.
@@ -114,7 +114,7 @@ class SplitServer:
         request = self._request(message)
         loss, count = self._loss(request, message)
         at_cut, gradients = self._backward(message.client, loss, None, request.received, request.trained)
-        self._pending = PendingGradients(message.client, request.trained, gradients, count)
+        self._pending = [GradientSums.of_mean(request.trained, gradients, count)]
         return Gradients(message.client, at_cut), StepLoss(loss.item(), count)
 
     def learn(self, message: Activations) -> StepLoss:
@@ -126,14 +126,14 @@ class SplitServer:
             self.usage.kept_activations, self.usage.kept_tokens = self.kept.size, self.kept.tokens or None
         found = torch.autograd.grad(loss, request.trained.parameters(), allow_unused=True)
         gradients = self._checked(message.client, found, request.trained)
-        self._pending = PendingGradients(message.client, request.trained, gradients, count)
+        self._pending = [GradientSums.of_mean(request.trained, gradients, count)]
         return StepLoss(loss.item(), count)
 
     def answer_all(self, messages: Sequence[Activations]) -> list[tuple[Gradients, StepLoss]]:
-        """As ``answer`` and ``accept`` for each message, of clients of one cut and dtype; for pooled updates.
+        """As ``answer`` for several messages, of clients of one cut and dtype; for pooled updates.
 
         Raises:
-            NonFiniteError: an activation, a loss or a gradient; nothing was gathered.
+            NonFiniteError: an activation, a loss or a gradient; nothing is held.
         """
         served = [self._request(message) for message in messages]
         whens = [self._when(message.client) for message in messages]
@@ -144,8 +144,7 @@ class SplitServer:
         for trained, sums, _ in found.gathered:
             whose = f"on the server for {', '.join(whens)}"
             require_finite_gradients(trained.parameters(), sums, whose, trained.adapters.name_of)
-        for trained, sums, labels in found.gathered:
-            trained.gather_sums(sums, labels)
+        self._pending = found.gathered
         return [
             (Gradients(message.client, gradient), StepLoss(loss.item(), count))
             for message, loss, count, gradient in zip(messages, *found[:3], strict=True)
@@ -165,35 +164,32 @@ class SplitServer:
         hidden, received = self._features.pop(message.client)
         require_finite(message.gradients, f"gradient sent by {self._when(message.client)}")
         at_cut, gradients = self._backward(message.client, hidden, message.gradients, received, trained)
-        self._pending = PendingGradients(message.client, trained, gradients, int(message.count))
+        self._pending = [GradientSums.of_mean(trained, gradients, int(message.count))]
         return Gradients(message.client, at_cut)
 
-    def accept(self, held: PendingGradients | None = None) -> None:
-        """Accept the gradients of the last answered client, or held ones; step at once unless the update is pooled.
+    def accept(self, held: Sequence[GradientSums] = ()) -> None:
+        """Accept the gradients of those answered last, or held ones; step at once unless the update is pooled.
 
         Raises:
             NonFiniteError: their norm is not finite.
         """
-        pending = held or self.hold()
-        if pending is None:
-            return
-        trained = pending.trained
-        trained.gather(pending.gradients, pending.labels)
-        if self.usage is not None:
-            # those of all groups are alive together until a pooled step is finished
-            alive = sum(t.gradient_bytes() for t in self._all_trained())
-            self.usage.gradients = max(self.usage.gradients, alive)
-        if self.training.server_update != "pooled":
-            self._apply(trained)
+        for trained, sums, labels in held or self.hold():
+            trained.gather_sums(sums, labels)
+            if self.usage is not None:
+                # those of all groups are alive together until a pooled step is finished
+                alive = sum(t.gradient_bytes() for t in self._all_trained())
+                self.usage.gradients = max(self.usage.gradients, alive)
+            if self.training.server_update != "pooled":
+                self._apply(trained)
 
-    def hold(self) -> PendingGradients | None:
-        """The gradients of the client answered last, to be accepted in its turn; None if there are none."""
-        pending, self._pending = self._pending, None
+    def hold(self) -> Sequence[GradientSums]:
+        """The gradients of the clients answered last, to be accepted in their turn; none if nobody was."""
+        pending, self._pending = self._pending, ()
         return pending
 
     def reject(self) -> None:
         """Drop the gradients that were not accepted yet: the client answered last was dropped from the round."""
-        self._pending, self._features = None, {}
+        self._pending, self._features = (), {}
 
     def finish_step(self) -> None:
         """Pooled update: one step for each task group that took part."""

@@ -89,7 +89,7 @@ class Trainables:
 
         None: a parameter that does not serve this client, whose own cut is deeper.
         """
-        self.gather_sums([count * g if g is not None else None for g in gradients], count)
+        self.gather_sums(GradientSums.of_mean(self, gradients, count).sums, count)
 
     def gather_sums(self, sums: Sequence[Tensor | None], count: int) -> None:
         """Add gradients of a loss that is a sum over ``count`` labels already."""
@@ -197,13 +197,17 @@ class StepLoss:
     sent: bool = True
 
 
-class PendingGradients(NamedTuple):
-    """The server's gradients from one client's batch, until they are accepted or rejected."""
+class GradientSums(NamedTuple):
+    """Gradients of the summed loss over ``labels`` labels with respect to ``trained.parameters()``; None: unused."""
 
-    client: str
     trained: Trainables
-    gradients: Sequence[Tensor | None]
+    sums: Sequence[Tensor | None]
     labels: int
+
+    @classmethod
+    def of_mean(cls, trained: Trainables, gradients: Sequence[Tensor | None], labels: int) -> GradientSums:
+        """Those of a client, from the gradients of its mean loss."""
+        return cls(trained, [labels * g if g is not None else None for g in gradients], labels)
 
 
 def build_head(base: FrozenBase, task: BaseTask, seed: int, group: str, device: str | torch.device) -> nn.Module:
