@@ -29,6 +29,12 @@ def pytest_collection():
         gc.enable()
 
 
+def pytest_collection_modifyitems(items):
+    """What may take a minute comes first (packaged models, and the pages of the docs): at the end one worker would wait
+    for it with nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("packaged") is None and item.path.parent != ROOT / "tests")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)

@@ -19,64 +19,67 @@ from atlas_cli.errors import ConfigError
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default::ResourceWarning")]
 
 
-@pytest.fixture
-def two_nodes(monkeypatch):
+@pytest.fixture(scope="class")
+def two_nodes():
     """A head node and another, one CPU each."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    if "RAY_AUTH_TOKEN" not in os.environ:  # Ray reads it once a process
-        os.environ["RAY_AUTH_TOKEN"] = "0123456789abcdef" * 4
-    from ray.cluster_utils import Cluster
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        if "RAY_AUTH_TOKEN" not in os.environ:  # Ray reads it once a process
+            os.environ["RAY_AUTH_TOKEN"] = "0123456789abcdef" * 4
+        from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
-
-
-def test_a_lost_node_is_done_without(make_federation, two_nodes):
-    """Its clients are dropped for the round; in the next the process that is left serves all, with the same result."""
-    from atlas_cli.engines.remote.ray_engine import RayEngine
-
-    torch.set_num_threads(1)
-    off = {"engine": {"fuse": "off", "name": "ray"}}
-    rounds = {"training": {"rounds": 3, "local_steps": 4}}
-    with connected(two_nodes.address, 1) as ray:
-        here = ray.get_runtime_context().get_node_id()  # either of the two, since they have one address
-        (other,) = [node for node in two_nodes.list_all_nodes() if node.node_id != here]
-        whole = make_federation(**off)
-        with RayEngine(whole, ray, lambda note: None) as engine:
-            assert len(engine._processes) == 2
-            same(run(whole, engine), run(make_federation(engine={"fuse": "off"})))
-        federation, notes = make_federation(**off, **rounds), []
-        with RayEngine(federation, ray, notes.append) as engine:
-            original, calls = engine.start, []
-
-            def start(client, method, *args):
-                calls.append(method)
-                if method == "backward" and calls.count("backward") == 3:
-                    other.kill_raylet()
-                    time.sleep(5)  # its processes answer for a while yet
-                return original(client, method, *args)
-
-            engine.start = start
-            _, lines, _ = run(federation, engine)
-            assert len(engine._processes) == 1
-    by_round = {line["round"]: line for line in lines if "dropped" in line}
-    assert 1 <= len(by_round[1]["dropped"]) <= 2
-    assert all("died" in reason for reason in by_round[1]["dropped"].values())
-    assert by_round[2]["participants"] == by_round[3]["participants"] == ["a", "b", "c"]
-    assert any("going on with 1" in note for note in notes)
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        made.add_node(num_cpus=1)
+        yield made
+        made.shutdown()
 
 
-def test_a_token_that_is_not_the_clusters(two_nodes):
-    code = "import sys; from atlas_cli.engines.remote.cluster import connected\nwith connected(sys.argv[1], 1): pass"
-    environment = {**os.environ, "RAY_AUTH_TOKEN": "f" * 64}
-    tried = subprocess.run(
-        [sys.executable, "-c", code, two_nodes.address], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert "ConfigError: engine.address: the cluster at" in tried.stderr
-    assert "does not take this token; set RAY_AUTH_TOKEN" in tried.stderr
-    assert environment["RAY_AUTH_TOKEN"] not in tried.stderr
+class TestTwoNodes:
+    """In this order: the last loses a node."""
+
+    def test_a_token_that_is_not_the_clusters(self, two_nodes):
+        code = "import sys; from atlas_cli.engines.remote.cluster import connected\n"
+        code += "with connected(sys.argv[1], 1): pass"
+        command = [sys.executable, "-c", code, two_nodes.address]
+        environment = {**os.environ, "RAY_AUTH_TOKEN": "f" * 64}
+        tried = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert "ConfigError: engine.address: the cluster at" in tried.stderr
+        assert "does not take this token; set RAY_AUTH_TOKEN" in tried.stderr
+        assert environment["RAY_AUTH_TOKEN"] not in tried.stderr
+
+    def test_a_lost_node_is_done_without(self, make_federation, two_nodes):
+        """Its clients are dropped for the round; in the next the process that is left serves all, with equal result."""
+        from atlas_cli.engines.remote.ray_engine import RayEngine
+
+        torch.set_num_threads(1)
+        off = {"engine": {"fuse": "off", "name": "ray"}}
+        rounds = {"training": {"rounds": 3, "local_steps": 4}}
+        with connected(two_nodes.address, 1) as ray:
+            here = ray.get_runtime_context().get_node_id()  # either of the two, since they have one address
+            (other,) = [node for node in two_nodes.list_all_nodes() if node.node_id != here]
+            whole = make_federation(**off)
+            with RayEngine(whole, ray, lambda note: None) as engine:
+                assert len(engine._processes) == 2
+                same(run(whole, engine), run(make_federation(engine={"fuse": "off"})))
+            federation, notes = make_federation(**off, **rounds), []
+            with RayEngine(federation, ray, notes.append) as engine:
+                original, calls = engine.start, []
+
+                def start(client, method, *args):
+                    calls.append(method)
+                    if method == "backward" and calls.count("backward") == 3:
+                        other.kill_raylet()
+                        time.sleep(5)  # its processes answer for a while yet
+                    return original(client, method, *args)
+
+                engine.start = start
+                _, lines, _ = run(federation, engine)
+                assert len(engine._processes) == 1
+        by_round = {line["round"]: line for line in lines if "dropped" in line}
+        assert 1 <= len(by_round[1]["dropped"]) <= 2
+        assert all("died" in reason for reason in by_round[1]["dropped"].values())
+        assert by_round[2]["participants"] == by_round[3]["participants"] == ["a", "b", "c"]
+        assert any("going on with 1" in note for note in notes)
 
 
 def free_port():
