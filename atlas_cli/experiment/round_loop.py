@@ -13,7 +13,7 @@ from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.aggregation.mixing import laplacian_matrix, softmax_matrix
 from atlas_cli.clustering.in_a_run import ClusteringResult, cluster_clients
 from atlas_cli.config.cohorts import cohort_size
-from atlas_cli.cycle_collection import without_collection
+from atlas_cli.cycle_collection import leaving_out_what_exists, without_collection
 from atlas_cli.engines.engine import LocalSteps
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.errors import AtlasError, NonFiniteError, during
@@ -33,6 +33,8 @@ from atlas_cli.printable import listed, on_one_line
 from atlas_cli.tasks.contract import Metric
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import BaseWeights, Message
+
+MANY = 10_000  # clients of which a search for cycles takes a tenth of a second or more
 
 
 def train(
@@ -76,7 +78,8 @@ def train(
     caution(federation, recorder)
 
     last_done = done or 0
-    for number in range(last_done + 1, training.rounds + 1 if not best.stops else 0):
+    numbers = range(last_done + 1, training.rounds + 1 if not best.stops else 0)
+    for number in leaving_out_what_exists(numbers) if len(federation.clients) >= MANY else numbers:
         if budget is not None:
             if budget.is_over(number):
                 break

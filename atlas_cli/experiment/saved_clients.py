@@ -53,7 +53,8 @@ class SavedClients:
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
         self._copies = TensorStore()
-        self._records: dict[str, ClientRecord] = {}  # by client, in the order of the config
+        self._records: dict[str, ClientRecord] = {}  # by client, in the order of the config; equal ones are one object
+        self._known: dict[ClientRecord, ClientRecord] = {}
         self._keys: dict[str, list[str]] = {}  # of a client's parts that are among the copies
         self._seen = 0
 
@@ -67,10 +68,13 @@ class SavedClients:
         derived: dict[object, str | None] = {}
         for name in changed:
             self._look_at(name, derived)
-        numbers: dict[ClientRecord, int] = {}
-        clients = [numbers.setdefault(record, len(numbers)) for record in self._records.values()]
-        state: StateDict = {"records": [list(record) for record in numbers], "clients": clients}
-        for part, sha256 in dict.fromkeys(each for record in numbers for each in record.parts):
+        whose = list(map(id, self._records.values()))  # of a million clients nothing else is looked at
+        numbers = {own: number for number, own in enumerate(dict.fromkeys(whose))}
+        objects = {id(record): record for record in self._known.values()}
+        records = [objects[own] for own in numbers]
+        self._known = {record: record for record in records}
+        state: StateDict = {"records": list(map(list, records)), "clients": [numbers[own] for own in whose]}
+        for part, sha256 in dict.fromkeys(each for record in records for each in record.parts):
             state |= {f"{part}/{sha256}/{name}": value for name, value in self._tensors(sha256).items()}
         return state
 
@@ -100,7 +104,7 @@ class SavedClients:
                     self._load(name, record, contents, derived)
                 done[alike] = member
             member.version, member.delivered_sha256 = record.version, record.delivered_sha256
-        self._copies, self._records, self._keys = TensorStore(), {}, {}  # all are looked at again
+        self._copies, self._records, self._known, self._keys = TensorStore(), {}, {}, {}  # all are looked at again
 
     def _look_at(self, name: str, derived: dict[object, str | None]) -> None:
         """Make a client's record anew.
@@ -131,7 +135,8 @@ class SavedClients:
         for key in self._keys.get(name, ()):
             store.release(key)
         self._keys[name] = [key for key in keys if key is not None]
-        self._records[name] = ClientRecord(member.version, member.delivered_sha256, *parts)
+        record = ClientRecord(member.version, member.delivered_sha256, *parts)
+        self._records[name] = self._known.setdefault(record, record)
 
     def _tensors(self, sha256: str) -> Mapping[str, Tensor]:
         if sha256 in self._copies:

@@ -6,6 +6,7 @@ Clients that do not answer are drawn from hash(seed, client, round), so that a c
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
 from typing import TypeVar
 
 from atlas_cli.config.cohorts import cohort_size
@@ -31,10 +32,10 @@ def sample_cohort(plan: Plan, round_number: int, busy: Collection[str] = (), fro
         members = plan.names(group)
         size = cohort_size(share, len(members))
         draw = numpy_generator(seed, "cohort", group, round_number)
-        idle = [
-            members[i] for i in draw.permutation(len(members)) if members[i] not in busy and members[i] not in frozen
-        ]
-        chosen.update(idle[: max(0, size - sum(member in busy for member in members))])
+        taken = len(set(busy).intersection(members)) if busy else 0
+        in_turn = (members[i] for i in draw.permutation(len(members)))  # of a million only the first are looked at
+        idle = (member for member in in_turn if member not in busy and member not in frozen)
+        chosen.update(islice(idle, max(0, size - taken)))
     return plan.in_order(chosen)
 
 

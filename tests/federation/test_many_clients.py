@@ -86,6 +86,9 @@ def costs(made, monkeypatch):
     def checkpoint(number):
         tensors, state = saved.capture()
         by_round.append(Counter(counts))
+        records, numbers = map(tuple, state["clients"]["records"]), state["clients"]["clients"]
+        assert len(set(records)) == len(state["clients"]["records"])  # equal clients share one, in their order
+        assert list(dict.fromkeys(numbers)) == list(range(len(state["clients"]["records"])))
         for name, n in zip(made.clients, state["clients"]["clients"], strict=True):
             with made.offload.at_hand([name]) if made.offload else nullcontext():
                 sha256 = ClientRecord(*state["clients"]["records"][n]).exchanged

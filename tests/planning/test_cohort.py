@@ -2,8 +2,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atlas_cli.config.cohorts import cohort_size
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.planning.cohort import sample_cohort
+from atlas_cli.seeding import numpy_generator
 
 
 class Stub:
@@ -46,6 +48,27 @@ def test_share_of_each_group_at_least_one_in_the_order_of_the_config(sizes, shar
         assert 1 <= chosen <= n
         assert abs(chosen - max(1, share * n)) <= 0.5
     assert sample_cohort(Stub(sizes, share, seed), number) == cohort
+
+
+def plainly(plan, number, busy=(), frozen=()):
+    """The cohort by its definition, going through all clients."""
+    chosen = []
+    for group in plan.group_names:
+        members = plan.names(group)
+        size = cohort_size(plan.config.training.cohort, len(members))
+        order = numpy_generator(plan.config.seed, "cohort", group, number).permutation(len(members))
+        idle = [members[i] for i in order if members[i] not in busy and members[i] not in frozen]
+        chosen += idle[: max(0, size - sum(member in busy for member in members))]
+    return plan.in_order(chosen)
+
+
+@given(sizes, st.floats(0.01, 1.0), st.integers(1, 50), st.integers(0, 99), st.data())
+@settings(max_examples=60, deadline=None)
+def test_only_as_many_are_looked_at_as_are_drawn(sizes, share, number, seed, data):
+    plan = Stub(sizes, share, seed)
+    some = st.lists(st.sampled_from(list(plan.clients)))
+    busy, frozen = data.draw(some), set(data.draw(some))
+    assert sample_cohort(plan, number, busy, frozen) == plainly(plan, number, busy, frozen)
 
 
 def test_all_take_part_by_default():
