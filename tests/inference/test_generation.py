@@ -1,12 +1,11 @@
 """Text that a run's model generates: prompts in the task's form, bytes, and time on the run's devices."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from support import warm
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from atlas_cli.cli import main
@@ -201,8 +200,8 @@ def test_the_command_keeps_columns_and_says_what_was_sent(run, tmp_path, capsys)
 @pytest.mark.slow
 def test_in_a_process_of_its_own_it_draws_the_same(run, capsys):
     command = ["generate", str(run.path), "--prompt", "the film", "--temperature", "0.9", "--seed", "1", "--quiet"]
-    done = subprocess.run([sys.executable, "-m", "atlas_cli", *command], capture_output=True, text=True, check=True)
+    process = warm.start(command)
+    out, err = process.communicate()
     capsys.readouterr()
     assert main(command) == 0
-    assert done.stdout == capsys.readouterr().out
-    assert done.stderr == ""
+    assert (process.returncode, err) == (0, "") and out == capsys.readouterr().out

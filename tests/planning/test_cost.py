@@ -80,11 +80,14 @@ def test_client_flops_are_those_that_torch_counts(family, base_of):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(ALWAYS - {"mistral", "qwen2", "roberta"}))  # as llama and bert count
 def test_client_flops_over_all_pairs_of_targets(family, base_of):
-    """With each set of layers; the other settings take turns, so that each meets each set and many pairs."""
+    """From the first block on and from a later one; sets of layers and settings take turns, so that each meets each."""
     base = base_of(family)
+    first, later = cycle((range(CUT), [0], [0, 2])), cycle((range(1, CUT), [2]))
     settings = cycle(product((False, True), (("A", "B"), ("B",))))
-    for targets in combinations(linear_layers(base), 2):
-        for layers in (range(CUT), range(1, CUT), [0], [0, 2], [2]):
+    for number, targets in enumerate(combinations(linear_layers(base), 2)):
+        if number % 4 == 0:
+            next(settings)  # or a set of layers would always meet the same
+        for layers in (next(first), next(later)):
             check_client(base, layers, list(targets), *next(settings))
 
 

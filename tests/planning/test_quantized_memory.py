@@ -59,14 +59,15 @@ STEPS = ((3, {}, (4, 32), 1.05), (3, {"checkpointing": True}, (4, 32), 1.07), (2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "quantization", "dtype"),
-    list(product(MODELS, QUANTIZATIONS[1:], ("float32", "bfloat16"))),
-)
-def test_what_a_real_client_holds(model, quantization, dtype):
+@pytest.mark.parametrize(("number", "case"), list(enumerate(product(MODELS, QUANTIZATIONS[1:]))))
+def test_what_a_real_client_holds(number, case):
+    """Every step of each model in each format, in either dtype in turn."""
     pytest.importorskip("bitsandbytes")
-    base = make_base(CONFIGS[model](), dtype, quantization=quantization)
-    for cut, options, (batch, tokens), limit in STEPS:
+    model, quantization = case
+    dtypes = ("float32", "bfloat16")
+    bases = {dtype: make_base(CONFIGS[model](), dtype, quantization=quantization) for dtype in dtypes}
+    for turn, (cut, options, (batch, tokens), limit) in enumerate(STEPS, number):
+        base, dtype = bases[dtypes[turn % 2]], dtypes[turn % 2]
         used, ranks, peak = measure(base, cut, 4, batch, tokens, True, **options)
         step = Step(batch, tokens, dtype=dtype, quantization=quantization, **options)
         said = predict_client(base.family, base.config, cut, ranks, features(base), step)
