@@ -21,7 +21,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
 from atlas_cli import SplitClient
 from atlas_cli.data.collate import Batch
-from atlas_cli.engines.passes import fill_passes
+from atlas_cli.engines.passes import fill_passes, pass_tokens
 from atlas_cli.federation.parties.shared_client_pass import ClientPass
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.kernel_order import prepack_blocks
@@ -62,7 +62,7 @@ def measured(base: FrozenBase, lengths: Sequence[Sequence[int]]) -> tuple[str, .
     batches = [padded(each) for each in lengths]
     tokens = [sum(each) for each in lengths]
     names = {str(i): n for i, n in enumerate(tokens)}
-    groups = [[int(name) for name in together] for together in fill_passes(names, names)]
+    groups = [[int(name) for name in together] for together in fill_passes(names, names, pass_tokens(base.hidden_size))]
 
     def one_by_one() -> None:
         for client, batch in zip(clients, batches, strict=True):

@@ -1,8 +1,7 @@
 """Which clients of a step are computed in one pass.
 
 A matrix product of few rows does not use the machine, and a large one is no faster per row for being larger: clients
-fill a pass up
-to ``PASS_TOKENS`` real tokens, in their order. A pass is one row of real tokens, so that nothing is computed for
+fill a pass up to ``pass_tokens`` real tokens, in their order. A pass is one row of real tokens, so that nothing is computed for
 padding. A client that is alone in its pass, with hardly any padding, runs as Hugging Face's own padded forward.
 """
 
@@ -20,6 +19,7 @@ from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.seeding import numpy_generator
 
 PASS_TOKENS = 512  # torch's own product of 320 rows has 96 % of the rate of one of 1,024; a pass' graphs live together
+FULL_WIDTH = 768  # hidden size from which that is so; of a narrower model, what is around the products counts for more
 
 
 class Pass(NamedTuple):
@@ -52,17 +52,22 @@ def passes(
         if kind is None:
             yield Pass(list(same), shared=False)
             continue
-        for clients in fill_passes(same, tokens):
+        for clients in fill_passes(same, tokens, pass_tokens(federation.base.hidden_size)):
             places = sum(batches[client].input_ids.numel() for client in clients)
             padded = worth(places, sum(tokens[client] for client in clients))
             yield Pass(clients, shared=len(clients) > 1 or padded)
 
 
-def fill_passes(clients: Iterable[str], tokens: Mapping[str, int]) -> Iterator[list[str]]:
-    """Group clients in their order, up to ``PASS_TOKENS`` real tokens and at least one client per pass."""
+def pass_tokens(hidden_size: int) -> int:
+    """The most real tokens of a pass of several clients: hidden states of as many bytes for all narrow models."""
+    return PASS_TOKENS * max(hidden_size, FULL_WIDTH) // hidden_size
+
+
+def fill_passes(clients: Iterable[str], tokens: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """Group clients in their order, up to ``most`` real tokens and at least one client per pass."""
     together: list[str] = []
     for client in clients:
-        if together and sum(tokens[c] for c in together) + tokens[client] > PASS_TOKENS:
+        if together and sum(tokens[c] for c in together) + tokens[client] > most:
             yield together
             together = []
         together.append(client)

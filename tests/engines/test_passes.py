@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import collate
 from atlas_cli.engines import passes as grouping
-from atlas_cli.engines.passes import PASS_TOKENS, passes
+from atlas_cli.engines.passes import PASS_TOKENS, pass_tokens, passes
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.parties import split_server
 from atlas_cli.planning.plan import make_plan
@@ -165,7 +165,7 @@ def test_a_step_costs_what_its_real_tokens_cost(tokens, more, make_federation, m
         return replace(batch, **wider)
 
     monkeypatch.setattr(batches, "collate", padded)
-    monkeypatch.setattr(grouping, "PASS_TOKENS", tokens)
+    monkeypatch.setattr(grouping, "pass_tokens", lambda _: tokens)
     made = make_federation("gpt2", training={**TRAINING, "batch_size": 1, "local_steps": 1}, server={"rank": 0})
     with LinearWork() as work:
         done = run_round(made, list("abc"), 1, Ledger(), lambda *_: None)
@@ -239,9 +239,9 @@ KINDS = st.lists(st.tuples(st.sampled_from(["x", "y", None]), st.integers(1, 400
 
 
 @pytest.mark.slow
-@given(clients=KINDS, update=st.sampled_from(["pooled", "sequential"]))
+@given(clients=KINDS, update=st.sampled_from(["pooled", "sequential"]), width=st.sampled_from([384, 768, 1024]))
 @settings(max_examples=200)
-def test_every_client_is_in_one_pass_of_its_kind(clients, update):
+def test_every_client_is_in_one_pass_of_its_kind(clients, update, width):
     batches = {
         str(i): SimpleNamespace(n_tokens=tokens, input_ids=torch.empty(1, 2 * tokens))
         for i, (_, tokens) in enumerate(clients)
@@ -250,7 +250,8 @@ def test_every_client_is_in_one_pass_of_its_kind(clients, update):
     config = SimpleNamespace(training=SimpleNamespace(server_update=update))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grouping, "_kind", lambda _, client: kinds[client])
-        found = list(passes(SimpleNamespace(config=config, server=SimpleNamespace(real_tokens=True)), batches))
+        base, server = SimpleNamespace(hidden_size=width), SimpleNamespace(real_tokens=True)
+        found = list(passes(SimpleNamespace(config=config, base=base, server=server), batches))
     order = [client for each in found for client in each.clients]
     assert sorted(order, key=int) == list(batches)
     if update == "sequential":
@@ -259,7 +260,11 @@ def test_every_client_is_in_one_pass_of_its_kind(clients, update):
         assert len({kinds[client] for client in each.clients}) == 1
         assert each.shared == (kinds[each.clients[0]] is not None)
         tokens = sum(batches[c].n_tokens for c in each.clients)
-        assert not each.shared or len(each.clients) == 1 or tokens <= PASS_TOKENS
+        assert not each.shared or len(each.clients) == 1 or tokens <= {384: 1024, 768: 512, 1024: 512}[width]
+
+
+def test_a_pass_of_a_narrow_model_has_hidden_states_of_as_many_bytes_as_one_of_gpt2():
+    assert [pass_tokens(width) for width in (384, 576, 768, 2048)] == [1024, 682, 512, 512]
 
 
 def test_the_default_is_auto():

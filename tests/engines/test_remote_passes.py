@@ -71,7 +71,7 @@ class Watched(Hosts):
 @pytest.mark.parametrize("case", slow_but(CASES, *FEW))
 def test_one_process_elsewhere_is_one_process_bit_for_bit(make_federation, monkeypatch, case, tokens):
     """The same clients share the same passes; with fewer tokens a pass, other ones in each step."""
-    monkeypatch.setattr(grouping, "PASS_TOKENS", tokens)
+    monkeypatch.setattr(grouping, "pass_tokens", lambda _: tokens)
     plain, remote = made(make_federation, CASES[case]), made(make_federation, CASES[case])
     hosts = Watched(remote, n=1)
     same(run(remote, hosts), run(plain))
@@ -114,7 +114,7 @@ def test_who_shares_a_pass_that_is_lost_is_dropped_and_back_in_the_next_round(ma
 
 def test_a_process_keeps_few_passes_at_a_time(make_federation, monkeypatch):
     """Nine clients of one process in passes of one or two; no more than four wait for their gradients."""
-    monkeypatch.setattr(grouping, "PASS_TOKENS", 60)
+    monkeypatch.setattr(grouping, "pass_tokens", lambda _: 60)
     many = {"clients": {"a": {"task_group": "g", "rank": 2, "count": 9}}, "training": {"rounds": 2, "local_steps": 2}}
     plain, remote = make_federation(**many), make_federation(**many)
     hosts = Watched(remote, n=1)

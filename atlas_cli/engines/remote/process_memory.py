@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from atlas_cli.config.cohorts import cohort_size
-from atlas_cli.engines.passes import PASS_TOKENS
+from atlas_cli.engines.passes import pass_tokens
 from atlas_cli.engines.remote.steps import GRAPHS
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.frozen.kernel_order import prepacked_bytes
@@ -51,7 +51,7 @@ class ProcessMemory:
         limit = config.engine.kept_texts
         graphs = GRAPHS
         if plan.one_by_one is None:  # clients of full batches that a pass has the tokens of, and no more than there are
-            together = -(-PASS_TOKENS // (shape.batch * shape.tokens))
+            together = -(-pass_tokens(federation.base.hidden_size) // (shape.batch * shape.tokens))
             graphs = max(GRAPHS, min(GRAPHS * together, sum(sizes)))
         return cls(
             steps=PROCESS + copies + graphs * max(need.peak - need.frozen_weights for need in needs),
