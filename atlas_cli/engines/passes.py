@@ -1,8 +1,9 @@
 """Which clients of a step are computed in one pass.
 
 A matrix product of few rows does not use the machine, and a large one is no faster per row for being larger: clients
-fill a pass up to ``pass_tokens`` real tokens, in their order. A pass is one row of real tokens, so that nothing is computed for
-padding. A client that is alone in its pass, with hardly any padding, runs as Hugging Face's own padded forward.
+fill a pass up to ``pass_tokens`` real tokens, in their order. A pass is one row of real tokens, so that nothing is
+computed for padding. A client that is alone in its pass, with hardly any padding, runs as Hugging Face's own padded
+forward.
 """
 
 from __future__ import annotations

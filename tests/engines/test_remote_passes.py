@@ -7,7 +7,7 @@ from support.rounds import assert_close, trained
 from support.slow import slow, slow_but
 
 from atlas_cli.engines import passes as grouping
-from atlas_cli.engines.remote import steps
+from atlas_cli.engines.remote import process_memory, steps
 from atlas_cli.engines.remote.process_memory import ProcessMemory
 from atlas_cli.planning.memory_of_plan import client_memory
 from atlas_cli.planning.round_bytes import full_shape
@@ -125,8 +125,9 @@ def test_a_process_keeps_few_passes_at_a_time(make_federation, monkeypatch):
 @pytest.mark.parametrize(
     ("texts", "count", "graphs"), [(8, 4, 6), *slow((16, 10, 4), (8, 10, 8), (1, 10, 12), (8, 1, 4))]
 )
-def test_a_process_reserves_memory_for_its_passes(make_federation, texts, count, graphs):
+def test_a_process_reserves_memory_for_its_passes(make_federation, monkeypatch, texts, count, graphs):
     """Four passes of 512 tokens: as many full batches of texts of 32 tokens as those are, of all clients at most."""
+    monkeypatch.setattr(process_memory, "pass_tokens", lambda width: 16 * width)  # of a width of 32
     clients = {"clients": {"a": {"task_group": "g", "rank": 4, "count": count}}}
     shape = {"training": {"batch_size": texts, "max_length": 32}}
     fused, alone = (make_federation(**clients, **shape, engine={"fuse": fuse}) for fuse in ("auto", "off"))
