@@ -67,21 +67,24 @@ def test_noise(make_federation, train_quietly, far, case):
     assert there[1]["norms"][case] == pytest.approx(here[1]["norms"][case], rel=1e-4)
 
 
-def losses(model_folder, tmp_path, **changes):
-    """Of a run that is resumed for a second round."""
+def losses(model_folder, tmp_path, resumed, **changes):
+    """Of two rounds, or of one in a run that is resumed for the second."""
     made = toy_config(model_folder, tmp_path, tmp_path / "runs", **{**SMALL, **changes})
     made["clients"] = changes["clients"]
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(made), encoding="utf-8")
-    assert main(["train", "--debug", str(tmp_path / "toy.yaml")]) == 0
+    rounds = [] if resumed else ["training.rounds=2"]
+    assert main(["train", "--debug", str(tmp_path / "toy.yaml"), *rounds]) == 0
     newest = max((tmp_path / "runs").iterdir(), key=lambda path: path.stat().st_ctime_ns)
-    assert main(["train", "--debug", "--resume", str(newest), "training.rounds=2"]) == 0
+    if resumed:
+        assert main(["train", "--debug", "--resume", str(newest), "training.rounds=2"]) == 0
     return [line["test"]["loss"] for line in RunDirectory(newest).read_lines("metrics.jsonl")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_there_is_a_run_on_the_cpu(model_folder, tmp_path, far, case):
+    """One that is resumed there, and one without a stop here."""
     write_data(tmp_path)
-    here = losses(model_folder, tmp_path, **CASES[case])
+    here = losses(model_folder, tmp_path, False, **CASES[case])
     with far():
-        assert losses(model_folder, tmp_path, **CASES[case]) == pytest.approx(here, abs=1e-5)
+        assert losses(model_folder, tmp_path, True, **CASES[case]) == pytest.approx(here, abs=1e-5)
