@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
 from atlas_cli.config.asynchrony_checks import asynchrony_problems
 from atlas_cli.config.cohorts import cohort_size
@@ -115,7 +116,7 @@ def _partition(config: ExperimentConfig) -> Iterator[Problem]:
     if partition.scheme != "column" and partition.unmatched != "error":
         yield Problem(("partition", "unmatched"), f"is only used with scheme: column, but scheme is {partition.scheme}")
     if partition.scheme == "explicit" and partition.shards is not None:
-        names = dict.fromkeys(spec.name for spec in config.expanded_clients())
+        names = dict.fromkeys(chain.from_iterable(map(config.names_of, config.client_kinds())))
         for name in partition.shards:
             if name not in names:
                 yield Problem(("partition", "shards", name), f"no client has this name{did_you_mean(name, names)}")

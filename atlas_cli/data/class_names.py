@@ -124,10 +124,11 @@ def class_notes(counts: Counts) -> Iterator[str]:
 def text_notes(rows: Rows, fields: Iterable[str]) -> Iterator[str]:
     """Notes on texts that are spellings of a missing value, and on rows without an optional text."""
     for field in fields:
-        if absent := sum(field not in row for row in rows):
+        values = [row.get(field) for row in rows]
+        if None in values and (absent := sum(field not in row for row in rows)):
             yield f"{absent:,} of {len(rows):,} rows have no {field} and are read without one"
-        counts = Counter(value for row in rows if isinstance(value := row.get(field), str) and value in MISSING)
-        if counts:
+        texts = values if set(map(type, values)) == {str} else [value for value in values if isinstance(value, str)]
+        if counts := Counter() if MISSING.isdisjoint(texts) else Counter(text for text in texts if text in MISSING):
             yield f"{counts.total()} rows have no {field} but a word for a missing one: {counts_sentence(counts)}"
 
 

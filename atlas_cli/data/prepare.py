@@ -126,7 +126,8 @@ def _prepare_group(
     task = build_task(group.task, data.classes, pooling, keep_end=rule == "keep-end", metric=group.metric)
     kinds = (kind for kind in config.client_kinds() if kind.task_group == name)
     clients = [client for kind in kinds for client in config.names_of(kind)]
-    labels = [task.labels_in(row)[0] if task.one_class else None for row in data.train]
+    by_label = config.partition.scheme == "dirichlet-label"  # no other scheme looks at labels
+    labels = [task.labels_in(row)[0] if task.one_class else None for row in data.train] if by_label else []
     dealt = partition(data.train, clients, config.partition, labels, seed, name, data.numbered)
     parts = {"training": data.train, **data.held_out}
     encoded, *scored = _encoded(config, task, parts, tokenizer)

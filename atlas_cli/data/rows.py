@@ -6,7 +6,9 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain, islice, repeat
 from json.encoder import encode_basestring
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from atlas_cli.errors import ConfigError
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 _TEXTS = {str}
+_AT_ONCE = 1000  # rows
 _AS_JSON = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
@@ -172,21 +175,28 @@ class GroupData:
 def digest(*parts: Sequence[Mapping[str, Any]] | None) -> str:
     """SHA-256 of rows: their values and their order count, the order of columns does not."""
     hasher, as_json = hashlib.sha256(), json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str).encode
-    known: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for part in parts:
         hasher.update(b"\x1e")
-        for row in part or ():
-            columns = tuple(row)
-            if columns not in known:
-                texts = set(map(type, columns)) == _TEXTS
-                known[columns] = [(f"{encode_basestring(name)}: ", name) for name in sorted(columns)] if texts else []
-            if (named := known[columns]) and set(map(type, row.values())) == _TEXTS:
-                # as the encoder writes it, in a third of the time
-                line = f"{{{', '.join([start + encode_basestring(row[name]) for start, name in named])}}}\n"
-            else:
-                line = f"{as_json(row)}\n"
-            hasher.update(line.encode("utf-8", "surrogatepass"))
+        rows = iter(part or ())
+        while some := list(islice(rows, _AT_ONCE)):
+            lines = _lines_of_texts(some) or "".join([f"{as_json(row)}\n" for row in some])
+            hasher.update(lines.encode("utf-8", "surrogatepass"))
     return hasher.hexdigest()
+
+
+def _lines_of_texts(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Rows of the same columns that hold texts alone as the encoder writes them, in a tenth of the time; None of
+    others."""
+    columns = set(map(tuple, rows))
+    if len(columns) > 1 or set(map(type, names := next(iter(columns)))) != _TEXTS:
+        return None
+    parts: list[Iterable[str]] = []
+    for name in sorted(names):
+        values = list(map(itemgetter(name), rows))
+        if set(map(type, values)) != _TEXTS:
+            return None
+        parts += [repeat(f"{', ' if parts else '{'}{encode_basestring(name)}: "), map(encode_basestring, values)]
+    return "".join(chain.from_iterable(zip(*parts, repeat("}\n"), strict=False)))  # as long as there are values
 
 
 def digest_of_parts(train: Rows, test: Rows | None, validation: Rows | None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from datetime import date
 from hashlib import sha256
 from types import SimpleNamespace
@@ -13,26 +14,69 @@ from support.tiny_models import WORDS, word_tokenizer
 
 from atlas_cli import tasks
 from atlas_cli.data import class_names, token_cache
+from atlas_cli.data import rows as data_rows
 from atlas_cli.data.rows import digest, identity
 from atlas_cli.data.source_parts import SourceParts
+from atlas_cli.data.task_fields import canonical, with_fields
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks._texts import TextTask
-from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.tasks.contract import BaseTask, count_examples
 
 VALUES = st.text(max_size=4) | st.sampled_from(["\ud800", '"', "é", "\x00", 1, None, 2.5, ["a"]])
+TABLES = st.sampled_from([st.text(max_size=4), st.sampled_from(["a", " a", "b c"])]).flatmap(
+    lambda value: st.lists(st.fixed_dictionaries(dict.fromkeys(["label", "text", 'q"'], value)), max_size=5)
+)
 ROWS = st.lists(st.dictionaries(st.sampled_from(["text", "label", "z%", 'q"']), VALUES, max_size=4), max_size=6)
 
 
-@settings(max_examples=40)
-@given(ROWS, ROWS)
-def test_the_digest_of_rows_is_that_of_their_json(train, test):
+@settings(max_examples=60)
+@given(ROWS | TABLES, ROWS | TABLES, st.sampled_from([1, 2, 1000]))
+def test_the_digest_of_rows_is_that_of_their_json(train, test, at_once):
     wanted = sha256()
     for part in (train, test):
         wanted.update(b"\x1e")
         for row in part:
             line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
             wanted.update(line.encode("utf-8", "surrogatepass") + b"\n")
-    assert digest(train, test) == wanted.hexdigest()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(data_rows, "_AT_ONCE", at_once)
+        assert digest(train, test) == wanted.hexdigest()
+
+
+@settings(max_examples=100)
+@given(ROWS | TABLES, st.sampled_from(["text", "z%"]), st.sampled_from(["label", 'q"']))
+def test_fields_of_plain_texts_are_those_of_each_row_by_itself(rows, text, label):
+    columns, task = {"text": text, "label": label}, tasks.load("sequence-classification")
+
+    def one_by_one():
+        return [with_fields(row, columns, task, f"row {n} of the x", "k") for n, row in enumerate(rows, start=1)]
+
+    found = []
+    for way in (one_by_one, lambda: canonical(rows, columns, task, "x", "k")):
+        try:
+            made = way()
+            found.append([list(row.items()) for row in made])
+            assert not any(new is row for new, row in zip(made, rows, strict=True))
+        except ConfigError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.dictionaries(st.just("text"), VALUES | st.sampled_from(["nan", "NULL", ""]))))
+def test_notes_on_texts_are_those_of_each_row_by_itself(rows):
+    absent = sum("text" not in row for row in rows)
+    counts = Counter(t for row in rows if isinstance(t := row.get("text"), str) and t in class_names.MISSING)
+    said = list(class_names.text_notes(rows, ["text"]))
+    assert [line.split()[0] for line in said] == [f"{n:,}" for n in (absent, counts.total()) if n]
+    assert not counts or said[-1].endswith(class_names.counts_sentence(counts))
+
+
+@given(st.lists(st.integers(0, 3) | st.none()))
+def test_examples_are_counted_by_their_rows(numbers):
+    """Features of no row are examples of their own."""
+    features = [{} if number is None else {"row": number} for number in numbers]
+    assert count_examples(features) == len(set(numbers) - {None}) + numbers.count(None)
 
 
 @settings(max_examples=40)

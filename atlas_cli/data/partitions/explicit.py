@@ -40,6 +40,8 @@ def by_name(
                 raise ConfigError(f"row {i} is named twice, by {owner[i]} and {client}", key=key)
             owner[i] = client
         shards[client] = [place[i] for i in wanted if i in place]
+        if len(shards[client]) == len(wanted):
+            continue
         reasons = [
             _absent([i for i in wanted if i in rows], len(wanted), f"held out to {what} on")
             for what, rows in held_out.items()
