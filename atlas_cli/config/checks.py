@@ -31,8 +31,8 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
     if (clients := sum(client.count for client in config.clients.values())) > MAX_CLIENTS:
         most = max(config.clients, key=lambda name: config.clients[name].count)
         got = config.clients[most].count
-        found = str(got) if got > MAX_CLIENTS else f"{clients} in all"
-        return [Problem(("clients", most, "count"), f"more than {MAX_CLIENTS} clients in this config, got {found}")]
+        found = f"{got:,}" if got > MAX_CLIENTS else f"{clients:,} of all entries, of which this has most"
+        return [Problem(("clients", most, "count"), f"more than {MAX_CLIENTS:,} clients; expected fewer, got {found}")]
     checks = (
         _groups,
         _clients,

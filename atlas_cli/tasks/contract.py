@@ -15,7 +15,6 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypedDict
 
 import torch
@@ -66,12 +65,7 @@ def with_original_ids(feature: Feature) -> Feature:
 
 def count_examples(features: Sequence[Feature]) -> int:
     """How many examples features were made of: all windows of one row are one; a feature of no row is one by itself."""
-    if len(features) < 2:
-        return len(features)
-    try:
-        return len(set(map(itemgetter("row"), features)))  # as nearly all have one
-    except KeyError:
-        return len({f.get("row", -1 - i) for i, f in enumerate(features)})
+    return len({f.get("row", -1 - i) for i, f in enumerate(features)}) if len(features) > 1 else len(features)
 
 
 def example_numbers(features: Sequence[Feature]) -> list[int]:

@@ -231,12 +231,13 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
         (
             "count: 2",
             "count: 1000000000000",
-            "x.yaml:13: clients.laptops.count: more than 1000000 clients in this config, got 1000000000000",
+            "x.yaml:13: clients.laptops.count: more than 1,000,000 clients; expected fewer, got 1,000,000,000,000",
         ),
         (
             "count: 2}",
             "count: 600000}\n  tablets: {task_group: questions, count: 500000}",
-            "x.yaml:13: clients.laptops.count: more than 1000000 clients in this config, got 1100001 in all",
+            "x.yaml:13: clients.laptops.count: more than 1,000,000 clients; expected fewer, got 1,100,001 of all "
+            "entries, of which this has most",
         ),
         (
             "training:",

@@ -7,7 +7,7 @@ from support.rounds import assert_close, trained
 from support.slow import slow, slow_but
 
 from atlas_cli.engines import passes as grouping
-from atlas_cli.engines.remote import process_memory, steps
+from atlas_cli.engines.remote import process_memory, remote_round
 from atlas_cli.engines.remote.process_memory import ProcessMemory
 from atlas_cli.planning.memory_of_plan import client_memory
 from atlas_cli.planning.round_bytes import full_shape
@@ -119,7 +119,7 @@ def test_a_process_keeps_few_passes_at_a_time(make_federation, monkeypatch):
     plain, remote = make_federation(**many), make_federation(**many)
     hosts = Watched(remote, n=1)
     same(run(remote, hosts), run(plain))
-    assert shared(hosts) > 0 and 2 <= hosts.most <= steps.GRAPHS
+    assert shared(hosts) > 0 and 2 <= hosts.most <= remote_round.GRAPHS
 
 
 @pytest.mark.parametrize(
@@ -134,4 +134,4 @@ def test_a_process_reserves_memory_for_its_passes(make_federation, monkeypatch, 
     task, plan = fused.data["g"].task, alone.plan
     needs = [client_memory(plan, client, task, full_shape(plan.config.training)) for client in plan.clients]
     need = max(each.peak - each.frozen_weights for each in needs)
-    assert ProcessMemory.of(fused).steps - ProcessMemory.of(alone).steps == (graphs - steps.GRAPHS) * need
+    assert ProcessMemory.of(fused).steps - ProcessMemory.of(alone).steps == (graphs - remote_round.GRAPHS) * need

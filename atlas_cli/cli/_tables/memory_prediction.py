@@ -167,17 +167,16 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def predicted_csv(predicted: Record) -> list[dict[str, Any]]:
-    """A row a holder; every client has its own, but where those of a kind are one, with their number in ``clients``."""
+    """A row a holder; in ``clients`` how many it stands for, more than one where those of a kind are shown as one."""
     holders = {**predicted["clients"], "server": predicted["server"], **predicted["references"]}
-    folded = any("count" in parts for parts in predicted["clients"].values())
     return [
         {
             "holder": name,
-            **({"clients": parts.get("count")} if folded else {}),
             **{f"{key}_bytes": parts[key] for key in [*ALL_PARTS, "peak"]},
             "round_up_bytes": predicted["round"].get(name, {}).get("bytes_up"),
             "round_down_bytes": predicted["round"].get(name, {}).get("bytes_down"),
             "later_round_up_bytes": predicted["round"].get(name, {}).get("later_bytes_up"),
+            "clients": parts.get("count", 1) if name in predicted["clients"] else None,
         }
         for name, parts in holders.items()
         if parts is not None

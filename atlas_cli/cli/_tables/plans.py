@@ -72,7 +72,7 @@ def settings_text(search: Search, candidate: Candidate) -> str:
         texts += [
             f"{', '.join(found)}: {text or ('no more' if alike else 'as in the file')}" for text, found in names.items()
         ]
-    return "; ".join(texts) or "as in the file"
+    return "; ".join(texts) or ("else as in the file" if candidate.settings(config, kinds) else "as in the file")
 
 
 def plan_record(search: Search, found: Found) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from atlas_cli.config.cohorts import cohort_size
 from atlas_cli.engines.passes import pass_tokens
-from atlas_cli.engines.remote.steps import GRAPHS
+from atlas_cli.engines.remote.remote_round import GRAPHS
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.frozen.kernel_order import prepacked_bytes
 from atlas_cli.planning.client_rows import tokens_of

@@ -118,6 +118,11 @@ class Process:
                     key="engine.address",
                 ) from None
             raise unexpected(error, "a process for clients did not start") from error
+        except errors.OutOfMemoryError as error:
+            raise NotReadyError(
+                "a process for clients was ended by Ray while it started, since the memory of its node is nearly full, "
+                "with what other programs use there; free some, or ask for fewer processes (engine.hosts)"
+            ) from error
         except errors.RayError as error:
             raise NotReadyError(f"a process for clients ended while it started ({type(error).__name__})") from error
         require_same_software(there)
