@@ -86,7 +86,7 @@ def test_a_cut_is_chosen_with_what_codecs_keep_of_texts(make_config):
     assert [plan("auto", memory).by_name["a"].cut for memory in (peak, peak - 1)] == [3, 2]
     # the server keeps those of all clients
     without = Shapes(found.hf_config, Setting(batch=4, tokens=32)).server(4).peak
-    least = without + said.kept_texts["server"]
+    least = without + said.kept_texts
     assert plan("auto", 10**9, least).by_name["a"].cut == 3
     with pytest.raises(TooFewClientsError, match="fits server big: it needs"):
         plan("auto", 10**9, least - 1)
