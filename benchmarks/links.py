@@ -1,6 +1,7 @@
 """What pipelining hides of the links between processes: seconds of a round over simulated links.
 
-    python benchmarks/links.py              eight clients in two processes, over four links: about 3 minutes
+    python benchmarks/links.py              eight clients in two processes, over four links: about 6 minutes
+    python benchmarks/links.py --gpt2       of GPT-2 small's size: about half an hour
     python benchmarks/links.py --json FILE  and keep the figures
 
 Clients compute in hosts of this process, by the calls that an engine makes of processes elsewhere, one after another;
@@ -11,8 +12,9 @@ cores nor what else the machine does matters much, and a link costs no time.
 
 "one after another": all computing and all messages on end, as where the server waits for each client. "at least": what
 any order takes, the busiest of the server, a process and a link. Hidden is the share of what lies between the two that
-does not show. Local steps alone: states that go out and come back with a round are not counted. A random BERT of
-MiniLM's size, cut in the middle, batches of 8 sentences (``benchmarks/engines.py``).
+does not show. "in one process": the CPU seconds of the same clients beside the server. Local steps alone: states that
+go out and come back with a round are not counted. A random BERT of MiniLM's size, cut in the middle, batches of 8
+sentences (``benchmarks/engines.py``), client by client and in shared passes (``engine.fuse``).
 """
 
 from __future__ import annotations
@@ -23,14 +25,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from engines import experiment
+from engines import GPT2, MINILM, experiment
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.engines.in_process import local_steps
 from atlas_cli.engines.remote.arrays import size_of
 from atlas_cli.engines.remote.host import Answer, ClientHost, ClientSetup, Result, SentMessage, Ticket, Who
 from atlas_cli.engines.remote.steps import remote_steps
@@ -190,23 +193,45 @@ def measured(config: ExperimentConfig, rate: float | None, latency: float) -> li
     return found[1:]
 
 
+def in_one_process(config: ExperimentConfig) -> float:
+    """CPU seconds of a round in-process, the mean of all but the first."""
+    federation, found = build(config), []
+    set_up(federation)
+    for number in range(1, ROUNDS + 1):
+        attendance = Attendance(federation, list(federation.clients), number)
+        attendance.begin()
+        began = time.process_time()
+        local_steps(federation, attendance, Ledger(), lambda *_: None)
+        found.append(time.process_time() - began)
+    return statistics.fmean(found[1:])
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpt2", action="store_true", help="GPT-2 small's size in the place of MiniLM's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print("| link of a process | one after another, s | pipelined, s | at least, s | hidden |\n|---|---|---|---|---|")
-    kept = {}
+    columns = (
+        "fuse | link of a process | one after another, s | pipelined, s | at least, s | hidden | in one process, s"
+    )
+    print(f"| {columns} |\n|{'---|' * 7}")
+    kept: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        config = experiment(Path(folder), CLIENTS, "ray")
-        for rate, latency in LINKS:
-            link = "none" if rate == "none" else f"{rate}, {latency}"
-            rounds = measured(config, *((None, 0.0) if link == "none" else (parse_rate(rate) / 8, parse_time(latency))))
-            kept[link] = [asdict(each) for each in rounds]
-            of = Figures(*(statistics.median(each[key] for each in kept[link]) for key in kept[link][0]))
-            seconds = " | ".join(f"{each:.1f}" for each in (of.in_turn, of.pipelined, of.least))
-            print(f"| {link} | {seconds} | {of.hidden:.0%} |", flush=True)
+        for fuse in ("off", "auto"):
+            config, plain = (
+                experiment(Path(folder), CLIENTS, engine, GPT2 if args.gpt2 else MINILM, fuse)
+                for engine in ("ray", "in-process")
+            )
+            for rate, latency in LINKS:
+                link = "none" if rate == "none" else f"{rate}, {latency}"
+                figures = (None, 0.0) if link == "none" else (parse_rate(rate) / 8, parse_time(latency))
+                one, rounds = in_one_process(plain), measured(config, *figures)
+                kept[f"{fuse}, {link}"] = {"in_one_process": one, "rounds": [asdict(each) for each in rounds]}
+                of = Figures(*(statistics.fmean(values) for values in zip(*map(astuple, rounds), strict=True)))
+                seconds = " | ".join(f"{each:.1f}" for each in (of.in_turn, of.pipelined, of.least))
+                print(f"| {fuse} | {link} | {seconds} | {of.hidden:.0%} | {one:.1f} |", flush=True)
     if args.json:
         args.json.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
