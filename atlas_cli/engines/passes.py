@@ -8,6 +8,7 @@ forward.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.seeding import numpy_generator
 
 PASS_TOKENS = 512  # torch's own product of 320 rows has 96 % of the rate of one of 1,024; a pass' graphs live together
+PASSES_A_PROCESS = 2  # at least, of several processes: while one is with the server, the other is computed
 FULL_WIDTH = 768  # hidden size from which that is so; of a narrower model, what is around the products counts for more
 
 
@@ -38,22 +40,29 @@ def passes(
     The order of the clients of a process is kept where a sequential server update depends on it.
 
     Args:
-        place: the process that a client computes in; those of several share no pass.
+        place: the process that a client computes in; those of several share no pass, and each has
+            ``PASSES_A_PROCESS`` at least, if it has as many clients.
     """
     kinds = {client: _kind(federation, client) if federation.server.real_tokens else None for client in batches}
-    kinds = {client: kind and (place(client), kind) for client, kind in kinds.items()}
+    placed = {client: None if kind is None else (place(client), kind) for client, kind in kinds.items()}
     order = list(batches)
     if federation.config.training.server_update == "sequential":
         order.sort(key=place)
     else:
-        seen = {kind: i for i, kind in enumerate(dict.fromkeys(kinds.values()))}
-        order.sort(key=lambda client: seen[kinds[client]])
+        seen = {kind: i for i, kind in enumerate(dict.fromkeys(placed.values()))}
+        order.sort(key=lambda client: seen[placed[client]])
     tokens = {client: batch.n_tokens for client, batch in batches.items()}
-    for kind, same in groupby(order, key=kinds.__getitem__):
+    of_process: Counter[int] = Counter()
+    for client in batches:
+        of_process[place(client)] += tokens[client]
+    whole = pass_tokens(federation.base.hidden_size)
+    for kind, same in groupby(order, key=placed.__getitem__):
         if kind is None:
             yield Pass(list(same), shared=False)
             continue
-        for clients in fill_passes(same, tokens, pass_tokens(federation.base.hidden_size)):
+        at, _ = kind
+        enough = whole if len(of_process) == 1 else -(-of_process[at] // PASSES_A_PROCESS)
+        for clients in fill_passes(same, tokens, whole, enough):
             places = sum(batches[client].input_ids.numel() for client in clients)
             padded = worth(places, sum(tokens[client] for client in clients))
             yield Pass(clients, shared=len(clients) > 1 or padded)
@@ -64,11 +73,18 @@ def pass_tokens(hidden_size: int) -> int:
     return PASS_TOKENS * max(hidden_size, FULL_WIDTH) // hidden_size
 
 
-def fill_passes(clients: Iterable[str], tokens: Mapping[str, int], most: int) -> Iterator[list[str]]:
-    """Group clients in their order, up to ``most`` real tokens and at least one client per pass."""
+def fill_passes(
+    clients: Iterable[str], tokens: Mapping[str, int], most: int, enough: int | None = None
+) -> Iterator[list[str]]:
+    """Group clients in their order, up to ``most`` real tokens and at least one client per pass.
+
+    Args:
+        enough: a pass with so many real tokens takes no further client.
+    """
     together: list[str] = []
     for client in clients:
-        if together and sum(tokens[c] for c in together) + tokens[client] > most:
+        filled = sum(tokens[c] for c in together)
+        if together and (filled + tokens[client] > most or (enough is not None and filled >= enough)):
             yield together
             together = []
         together.append(client)

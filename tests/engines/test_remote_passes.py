@@ -1,6 +1,10 @@
 """Clients of one process elsewhere share its passes, as those of one process with the server do."""
 
+from collections import Counter
+from types import SimpleNamespace
+
 import pytest
+import torch
 from support.elsewhere import Hosts, run, same
 from support.merging import asked
 from support.rounds import assert_close, trained
@@ -9,6 +13,7 @@ from support.slow import slow, slow_but
 from atlas_cli.engines import passes as grouping
 from atlas_cli.engines.remote import process_memory, remote_round
 from atlas_cli.engines.remote.process_memory import ProcessMemory
+from atlas_cli.engines.remote.ray_engine import RayEngine
 from atlas_cli.planning.memory_of_plan import client_memory
 from atlas_cli.planning.round_bytes import full_shape
 
@@ -101,15 +106,49 @@ def test_results_do_not_depend_on_who_answers_first(make_federation, update, see
 @pytest.mark.parametrize(("method", "times"), [("backward_together", 1), *slow(("forward_together", 2))])
 def test_who_shares_a_pass_that_is_lost_is_dropped_and_back_in_the_next_round(make_federation, method, times):
     """As failures that were simulated, before the step after; round 1 is measured, client by client."""
-    crashes = {"faults": {"crash_at": {name: {"round": 2, "step": 1} for name in "ace"}}}
+    crashes = {"faults": {"crash_at": {name: {"round": 2, "step": 1} for name in "ac"}}}
     rounds = {"training": {"rounds": 3, "local_steps": 2}}
     plain, remote = made(make_federation, {**crashes, **rounds}), made(make_federation, rounds)
     fails = lambda *call: "its process died" if call == ("a", method, times) else None  # noqa: E731
     expected, (state, lines, ledgers) = run(plain, Hosts(plain)), run(remote, Hosts(remote, fails=fails))
     second = next(line for line in lines if line["round"] == 2 and "dropped" in line)
-    assert second["dropped"] == dict.fromkeys("ace", "its process died")
-    second["dropped"] = dict.fromkeys("ace", "failed before step 1")
+    assert second["dropped"] == dict.fromkeys("ac", "its process died")
+    second["dropped"] = dict.fromkeys("ac", "failed before step 1")
     same((state, lines, ledgers), expected)
+
+
+def test_each_of_several_processes_has_two_passes_at_least(make_federation, monkeypatch):
+    """While one is with the server, the other is computed; one process alone has those of in-process."""
+    monkeypatch.setattr(grouping, "_kind", lambda federation, client: "one")
+    federation, clients = made(make_federation, {}), [f"c{i}" for i in range(9)]
+    federation.server.real_tokens = True
+
+    def found(place, tokens):
+        batches = {c: SimpleNamespace(n_tokens=tokens, input_ids=torch.empty(1, tokens)) for c in clients}
+        return ["".join(c[1] for c in each.clients) for each in grouping.passes(federation, batches, place)]
+
+    assert found(lambda _: 0, 30) == ["012345678"]
+    assert found(lambda c: int(c[1]) % 2, 30) == ["024", "68", "13", "57"]
+    assert found(lambda c: int(c[1]) % 8, 30) == ["0", "8", *"1234567"]
+    monkeypatch.setattr(grouping, "pass_tokens", lambda hidden_size: 60)
+    assert found(lambda c: int(c[1]) % 2, 30) == ["02", "46", "8", "13", "57"]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 12])
+@pytest.mark.parametrize("present", [range(10), (0, 2, 4, 6, 7), (0, 3, 4, 7), (1, 3, 5, 7, 8)])
+def test_who_is_together_depends_on_who_takes_part_alone(present, processes):
+    """Not on rounds before, which a resumed run has not seen; loads differ by no more than one."""
+    first, later = ([c for c in map(str, part)] for part in (range(10), present))
+    engines = []
+    for rounds in ([first, later], [later]):
+        engine = object.__new__(RayEngine)
+        engine._processes, engine._numbers = [None] * processes, {client: int(client) for client in first}
+        for cohort in rounds:
+            engine._assign(cohort)
+        engines.append(engine)
+    assert engines[0]._places == engines[1]._places and list(engines[0]._places) == later
+    load = Counter(engines[0]._places.values())
+    assert max(load.values()) - min(load[at] for at in range(processes)) <= 1
 
 
 def test_a_process_keeps_few_passes_at_a_time(make_federation, monkeypatch):

@@ -60,6 +60,7 @@ class RayEngine:
         self._bases, self._weights = self._carried()
         self._made: dict[str, Any] = {}
         self._processes: list[Process] = []
+        self._numbers = {client: number for number, client in enumerate(federation.clients)}
         self._places: dict[str, int] = {}
         self._under_way: dict[Ticket, Process] = {}
         self._ledgers: list[Ledger] = []
@@ -169,12 +170,18 @@ class RayEngine:
         return result
 
     def _assign(self, clients: Collection[str]) -> None:
-        """Clients to processes, as evenly as can be; one goes where it was before if there is room."""
-        most, load, before = -(-len(clients) // len(self._processes)), Counter[int](), dict(self._places)
-        for client in sorted(clients, key=lambda c: c not in before):
-            index = before.get(client, -1)
-            if not 0 <= index < len(self._processes) or load[index] >= most:
-                index = min(range(len(self._processes)), key=load.__getitem__)
+        """Clients to processes, as evenly as can be; each has one where it goes if there is room.
+
+        A pure function of who takes part and of how many processes there are: a resumed run has the same passes.
+        """
+        processes = len(self._processes)
+        load, (least, more) = Counter[int](), divmod(len(clients), processes)
+        self._places = {}
+        for client in clients:
+            index = self._numbers[client] % processes
+            if load[index] >= least + (more > 0):
+                index = min(range(processes), key=load.__getitem__)
+            more -= load[index] == least
             load[index] += 1
             self._places[client] = index
 
@@ -189,8 +196,6 @@ class RayEngine:
         for process in lost:
             self.replaced += 1
             self.note(f"a process of the cluster is replaced: {process.reason}")
-        if lost:
-            self._places = {}
         made = [self._new() for _ in range(wanted - len(self._processes))]
         deadline = time.monotonic() + (START if self._processes else max(self._timeout, START))
         for process in made:
