@@ -77,6 +77,23 @@ def test_a_run_goes_on_on_the_other_engine(config_file, capsys):
 
 
 @needs_ray
+def test_a_resumed_run_of_several_processes_has_the_same_shared_passes(config_file):
+    """Who is where does not depend on the rounds that this process saw: of a cohort others take part in each."""
+    clients = {name: {"task_group": "g", "rank": 1 + i} for i, name in enumerate("abcdefg")}
+    training = {"cohort": 0.6, "rounds": 4, "local_steps": 2}
+    file = config_file(engine={"name": "ray", "hosts": 2}, clients=clients, training=training)
+    whole, begun = train(file), train(file, "training.rounds=2")
+    assert main(["train", "--resume", str(begun.path), "training.rounds=4"]) == 0
+    run = RunDirectory(begun.path)
+    # its second round was once the last, in which all are sent the result: bytes differ, and nothing that is learned
+    learned = [
+        [(line["train_loss"], line["test"]) for line in each.read_lines("metrics.jsonl")] for each in (run, whole)
+    ]
+    assert learned[0] == learned[1]
+    assert adapters(run) == adapters(whole)
+
+
+@needs_ray
 def test_a_killed_driver_leaves_nothing_behind_and_its_run_goes_on(config_file, tmp_path):
     file = config_file(engine={"fuse": "off", "name": "ray", "hosts": 1}, training={"rounds": 40, "local_steps": 2})
     process = subprocess.Popen([sys.executable, "-m", "atlas_cli", "train", str(file)], stdout=subprocess.DEVNULL)
