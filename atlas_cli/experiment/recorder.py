@@ -129,7 +129,7 @@ class Recorder:
         line, except in round 0 and in the last.
         """
         federation, number, kept = self.federation, result.number, result.kept
-        sending = self._by_group({client for client, _, _ in result.ledger.entries})
+        sending = self._by_group(result.ledger.accounts)
         clock, epsilon = self._simulate(result), federation.protection.figures(number)
         lines = [self._group_line(result, group, sending[group], clock, epsilon[group]) for group in sending]
         shares = self._shares(kept)

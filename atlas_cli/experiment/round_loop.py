@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ from atlas_cli.engines.engine import LocalSteps
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.errors import AtlasError, NonFiniteError, during
 from atlas_cli.experiment.best_rounds import BestRounds
+from atlas_cli.experiment.delivery import deliver, require_delivered
 from atlas_cli.experiment.recorder import Recorder, RoundResult, Scores
 from atlas_cli.experiment.run_budget import RunBudget
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.compressed_step import compressed_steps
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
@@ -32,7 +32,7 @@ from atlas_cli.models.adapters.lora import LORA
 from atlas_cli.printable import listed, on_one_line
 from atlas_cli.tasks.contract import Metric
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import BaseWeights, Message
+from atlas_cli.wire.messages import BaseWeights
 
 MANY = 10_000  # clients of which a search for cycles takes a tenth of a second or more
 
@@ -236,8 +236,8 @@ def set_up(federation: Federation, clustered: Callable[[ClusteringResult | None]
     """
     ledger = federation.ledger(0)
     messages: dict[tuple[object, ...], BaseWeights] = {}  # clients that hold the same part of one base get the same
-    for client in federation.plan.clients:
-        kind = client.task_group, client.cut, client.format
+    for place, client in enumerate(federation.plan.kinds):
+        kind, names = (client.task_group, client.cut, client.format), federation.plan.clients.names_of(place)
         if kind not in messages:
             with federation.at_hand([client.name]):
                 party = federation.clients[client.name]
@@ -246,43 +246,14 @@ def set_up(federation: Federation, clustered: Callable[[ClusteringResult | None]
                 half = federation.plan.setup_tensors[kind[1:]] if federation.split else whole
                 tensors = {**half, **{f"lm_head.{i}": p for i, p in enumerate(output)}}
                 messages[kind] = BaseWeights(client.name, tensors)
-        message = messages[kind].to(client.name)
-        ledger.count(message, message.payload_bytes)
+        counted, message = Ledger(), messages[kind].to(client.name)
+        counted.count(message, message.payload_bytes)
+        ledger.add(counted.accounts[message.client], names)
+        for name in names if ledger.watch is not None else ():
+            ledger.see([message], name)
     clustered(cluster_clients(federation, 0, ledger))
     deliver(federation, list(federation.clients), ledger)
     return ledger
-
-
-def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> None:
-    """Send the current group adapter to clients that are behind; moments of replaced values are reset.
-
-    Of offloaded clients that share a state, one is brought in, and the others share its new state.
-    """
-    aggregator, offload = federation.aggregator, federation.offload
-    given: dict[tuple[object, ...], tuple[Member, Ledger, list[Message]]] = {}
-    for client in clients:
-        if not aggregator.is_behind(client):
-            continue
-        member = aggregator.members[client]
-        stored, base = member.stored, federation.base_of(client)
-        alike = (*stored.parts, id(base), member.group, member.part, member.version) if stored is not None else ()
-        if aggregator.method.SELECTS:
-            alike = (*alike, client)
-        if member.coding is not None:
-            alike = (*alike, federation.plan.by_name[client].key)  # the clients of one key have one codec
-        if offload is not None and alike in given:
-            first, counted, sent = given[alike]
-            offload.share(client, first)
-            federation.last_used.record([client])
-            member.version, member.delivered_sha256 = first.version, first.delivered_sha256
-        else:
-            sent = list[Message]()
-            counted = Ledger(sent.append if ledger.watch is not None else None)
-            with during(f"client {client}"), federation.at_hand([client]):
-                federation.clients[client].forget_moments(aggregator.deliver(client, counted))
-            if stored is not None:
-                given[alike] = member, counted, sent
-        ledger.add(counted, client, sent)
 
 
 def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
@@ -303,20 +274,6 @@ def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
         dtype=torch.float64,
     )
     aggregator.mix(lambda cosines: softmax_matrix(cosines, sizes, rule.strength, rule.temperature), groups)
-
-
-def require_delivered(federation: Federation, clients: Iterable[str], *, anew: bool = False) -> None:
-    """Check by hash that clients hold exactly what was delivered, while they are not training.
-
-    A client is checked before and after each of its rounds and when its own model was scored, and all are checked after
-    the last round.
-
-    Args:
-        anew: hash everything again, even if no write was detected since the last time.
-    """
-    if federation.aggregator.exchanges:
-        for client in clients:
-            federation.aggregator.check_held(client, anew=anew)
 
 
 def evaluate(federation: Federation) -> Scores:

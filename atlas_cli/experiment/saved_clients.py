@@ -98,7 +98,7 @@ class SavedClients:
             require_value(fits, f"records[{number}]", f"has version {record.version}, and the newest is {newest}")
             alike = id(member.stored), member.group, record
             if federation.offload is not None and alike in done:
-                federation.offload.share(name, done[alike])
+                federation.offload.share([name], done[alike])
             else:
                 with federation.at_hand([name]):
                     self._load(name, record, contents, derived)

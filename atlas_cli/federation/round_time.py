@@ -108,9 +108,9 @@ class OwnTime:
             return replace(work, slowdown=self._slow.get(client, 1.0)).own_seconds(self._server, clock.now)
         seconds = compute_seconds(flops, device)
         for kind in KINDS:
-            if up := ledger.entries.get((client, kind, "up")):
+            if up := ledger.entry(client, kind, "up"):
                 seconds += upload_seconds(up.bytes, up.messages, device, self._server)
-            if down := ledger.entries.get((client, kind, "down")):
+            if down := ledger.entry(client, kind, "down"):
                 seconds += download_seconds(down.bytes, down.messages, device, self._server)
         return self._slow.get(client, 1.0) * seconds
 

@@ -64,14 +64,14 @@ class TensorStore:
             self._make_room(self.files)
         return key
 
-    def hold(self, key: str) -> None:
-        """Add a reference to a set."""
-        self._entries[key].holders += 1
+    def hold(self, key: str, times: int = 1) -> None:
+        """Add references to a set."""
+        self._entries[key].holders += times
 
-    def release(self, key: str) -> None:
-        """Drop a reference to a set; the set is removed with the last one."""
+    def release(self, key: str, times: int = 1) -> None:
+        """Drop references to a set; the set is removed with the last one."""
         entry = self._entries[key]
-        entry.holders -= 1
+        entry.holders -= times
         if entry.holders:
             return
         del self._entries[key]
@@ -100,6 +100,15 @@ class TensorStore:
                 f"{self.files.path(key)}, which holds clients that are away, cannot be read: {error}; go on from the "
                 "last checkpoint"
             ) from None
+
+    def check(self, key: str) -> None:
+        """Hash the tensors of a key again.
+
+        Raises:
+            AtlasError: they, or their file, were changed.
+        """
+        if sha256_tensors(self.get(key)) != key:
+            raise AtlasError(f"a state of idle clients is not what was stored: its hash is not {key} any more")
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from typing import cast
 
 from atlas_cli.wire.lost import Lost
 from atlas_cli.wire.messages import TYPES, Direction, HiddenStates, Message, NamedTensors
@@ -17,11 +19,13 @@ _ASKED: dict[tuple[str, Direction], str] = {
     ("head", "down"): "deliveries",
     ("head", "up"): "adapters",
 }
-_COUNTED = ("messages", "bytes", "payload_bytes", "closed_form_bytes", "sizes")
+_COUNTED = ("messages", "bytes", "payload_bytes", "closed_form_bytes")
 
 
-@dataclass(slots=True)  # there may be millions
-class _Entry:
+@dataclass(slots=True)
+class Entry:
+    """Counts of a client's messages of one kind in one direction, and what a codec lost of them."""
+
     messages: int = 0
     bytes: int = 0
     payload_bytes: int = 0
@@ -34,81 +38,143 @@ class _Entry:
         if lost is not None:
             self.lost = lost if self.lost is None else self.lost + lost
 
+    def add(self, other: Entry) -> None:
+        """Count the messages of another entry, too."""
+        self.messages += other.messages
+        self.bytes += other.bytes
+        self.payload_bytes += other.payload_bytes
+        self.closed_form_bytes += other.closed_form_bytes
+        self.sizes += other.sizes
+        self.lose(other.lost)
+
+
+@dataclass(
+    slots=True, eq=False
+)  # equal is what is the same object, so that millions of clients can be told apart by it
+class Account:
+    """A round's messages of one client, or of each of several clients of which all are the same.
+
+    Attributes:
+        entries: by kind and direction.
+        bytes: serialised bytes by direction.
+        shared: several clients may have it, so that it is not written to.
+    """
+
+    entries: dict[tuple[str, Direction], Entry] = field(default_factory=dict)
+    bytes: dict[Direction, int] = field(default_factory=lambda: {"up": 0, "down": 0})
+    shared: bool = False
+
+    def in_order(self) -> list[tuple[tuple[str, Direction], Entry]]:
+        """The entries in an order that does not depend on which message was first."""
+        return sorted(self.entries.items(), key=lambda item: item[0])
+
+    def together(self, other: Account | None = None) -> Account:
+        """One with the messages of this and of another."""
+        found = Account()
+        for account in (self, other) if other is not None else (self,):
+            for of, entry in account.entries.items():
+                found.entries.setdefault(of, Entry()).add(entry)
+            for way, size in account.bytes.items():
+                found.bytes[way] += size
+        return found
+
 
 @dataclass
 class Ledger:
     """Counts every message of a round by client, kind and direction.
 
     Each is entered with the payload that the closed form says it must have (from batch, hidden size, ranks and dtype,
-    not from the tensors sent); the two must agree, which ``mismatches`` reports.
+    not from the tensors sent); the two must agree, which ``mismatches`` reports. Clients that are sent the same share
+    an account, so that what is sent to a million of a kind is counted once.
 
     Attributes:
         watch: called with each message as it is counted, which is when it crosses the wire.
+        accounts: by client with any message.
     """
 
     watch: Callable[[Message], None] | None = None
-    entries: dict[tuple[str, str, Direction], _Entry] = field(default_factory=dict)
-    _bytes: dict[tuple[str, Direction], int] = field(default_factory=dict)
+    accounts: dict[str, Account] = field(default_factory=dict)
+
+    @property
+    def entries(self) -> dict[tuple[str, str, Direction], Entry]:
+        """All entries, by client, kind and direction; as many as clients times kinds."""
+        return {
+            (client, *of): each for client, account in self.accounts.items() for of, each in account.entries.items()
+        }
 
     def count(self, message: Message, closed_form: int) -> None:
         """Enter one message."""
-        entry = self.entries.setdefault((message.client, message.kind, message.direction), _Entry())
+        account = self.accounts.get(message.client)
+        if account is None or account.shared:
+            account = self.accounts[message.client] = Account() if account is None else account.together()
+        entry = account.entries.setdefault((message.kind, message.direction), Entry())
         entry.messages += 1
         entry.bytes += message.bytes
         entry.payload_bytes += message.payload_bytes
         entry.closed_form_bytes += closed_form
         entry.sizes.append(message.bytes)
         entry.lose(message.lost if isinstance(message, HiddenStates | NamedTensors) else None)
+        account.bytes[message.direction] += message.bytes
         if self.watch is not None:
             self.watch(message)
-        whose = message.client, message.direction
-        self._bytes[whose] = self._bytes.get(whose, 0) + message.bytes
 
-    def add(self, other: Ledger, client: str, messages: Iterable[Message] = ()) -> None:
-        """Count another ledger's messages of one client again, for ``client``.
+    def add(self, counted: Account, clients: Iterable[str]) -> None:
+        """Count the messages of an account for each of some clients, which share accounts from then on.
 
-        Args:
-            messages: the messages themselves, if they are watched.
+        They are not watched (``see``).
         """
+        grown: dict[int, tuple[Account | None, Account]] = {}  # with the accounts, whose addresses are kept so
+        for client in clients:
+            before = self.accounts.get(client)
+            if (found := grown.get(id(before))) is None:
+                after = counted.together() if before is None else before.together(counted)
+                after.shared = True
+                found = grown[id(before)] = before, after
+            self.accounts[client] = found[1]
+
+    def see(self, messages: Iterable[Message], client: str) -> None:
+        """Let messages that are counted with ``add`` be watched as those of a client."""
         if self.watch is not None:
             for message in messages:
                 self.watch(message.to(client))
-        for (_, kind, way), counted in other.entries.items():
-            entry = self.entries.setdefault((client, kind, way), _Entry())
-            entry.messages += counted.messages
-            entry.bytes += counted.bytes
-            entry.payload_bytes += counted.payload_bytes
-            entry.closed_form_bytes += counted.closed_form_bytes
-            entry.sizes += counted.sizes
-            entry.lose(counted.lost)
-            self._bytes[client, way] = self._bytes.get((client, way), 0) + counted.bytes
 
     def total(self, direction: Direction, clients: Iterable[str]) -> int:
         """Serialised bytes of some clients in one direction."""
-        return sum(self._bytes.get((client, direction), 0) for client in set(clients))
+        return sum(account.bytes[direction] * count for account, count in self._accounts_of(set(clients)).items())
+
+    def entry(self, client: str, kind: str, direction: Direction) -> Entry | None:
+        """A client's messages of one kind in one direction; None if there are none."""
+        account = self.accounts.get(client)
+        return None if account is None else account.entries.get((kind, direction))
 
     def sizes(self, client: str, kind: str, direction: Direction) -> list[int]:
         """Serialised bytes of each of a client's messages of one kind, in the order in which they were sent."""
-        entry = self.entries.get((client, kind, direction))
+        entry = self.entry(client, kind, direction)
         return entry.sizes if entry is not None else []
 
     def mismatches(self) -> list[str]:
-        """Entries whose payload differs from the closed form, in words; empty if there are none."""
+        """Entries whose payload differs from the closed form, in words; empty if there are none.
+
+        Of clients that share an account the first is named.
+        """
+        firsts: dict[Account, str] = {}
+        for client, account in self.accounts.items():
+            firsts.setdefault(account, client)
         return [
             f"{client} {kind} {way}: {e.payload_bytes} bytes sent, {e.closed_form_bytes} by the closed form"
-            for (client, kind, way), e in self.entries.items()
+            for account, client in firsts.items()
+            for (kind, way), e in account.entries.items()
             if e.payload_bytes != e.closed_form_bytes
         ]
 
     def headers(self, clients: Collection[str]) -> dict[tuple[str, Direction], float]:
         """The share that headers have of some clients' messages, by kind and direction, where it is more than 2 %."""
-        sent: dict[tuple[str, Direction], _Entry] = {}
-        named = frozenset(clients)
-        for (client, kind, way), entry in self.entries.items():
-            if client in named:
-                total = sent.setdefault((kind, way), _Entry())
-                total.bytes += entry.bytes
-                total.payload_bytes += entry.payload_bytes
+        sent: dict[tuple[str, Direction], Entry] = {}
+        for account, count in self._accounts_of(frozenset(clients)).items():
+            for of, entry in account.entries.items():
+                total = sent.setdefault(of, Entry())
+                total.bytes += entry.bytes * count
+                total.payload_bytes += entry.payload_bytes * count
         shares = {of: 1 - total.payload_bytes / total.bytes for of, total in sorted(sent.items())}
         return {of: share for of, share in shares.items() if share > LARGE}
 
@@ -118,18 +184,22 @@ class Ledger:
             entry.lost.numbers
             for kind, way in TYPES
             if _ASKED.get((kind, way), kind) == asked
-            and (entry := self.entries.get((client, kind, way))) is not None
+            and (entry := self.entry(client, kind, way)) is not None
             and entry.lost is not None
         )
 
     def lost(self, clients: Collection[str]) -> dict[str, dict[str, float | None]]:
         """What codecs lost of some clients' messages, by kind; kinds without a codec are left out."""
+        named = frozenset(clients)
+        coded = {
+            account: [(_ASKED.get(of, of[0]), entry.lost) for of, entry in account.in_order() if entry.lost]
+            for account in self._accounts_of(named)
+        }
         found: dict[str, Lost] = {}
-        named = frozenset(clients)  # the first and the last round send to all
-        for (client, kind, way), entry in sorted(self.entries.items(), key=lambda item: item[0]):
-            if entry.lost is not None and client in named:
-                asked = _ASKED.get((kind, way), kind)
-                found[asked] = found.get(asked, Lost()) + entry.lost
+        if any(coded.values()):
+            for client in sorted(named & self.accounts.keys()):  # one by one: sums are rounded, in this order
+                for asked, lost in coded[self.accounts[client]]:
+                    found[asked] = found.get(asked, Lost()) + lost
         return {kind: found[kind].figures() for kind in sorted(found)}
 
     def records(self, round_number: int) -> list[dict[str, object]]:
@@ -140,8 +210,15 @@ class Ledger:
                 "client": client,
                 "kind": kind,
                 "direction": way,
-                **{name: getattr(entry, name) for name in _COUNTED if name != "sizes"},
+                **{name: getattr(entry, name) for name in _COUNTED},
                 **(entry.lost.figures() if entry.lost is not None else {}),
             }
-            for (client, kind, way), entry in sorted(self.entries.items(), key=lambda item: item[0])
+            for client, account in sorted(self.accounts.items(), key=lambda item: item[0])
+            for (kind, way), entry in account.in_order()
         ]
+
+    def _accounts_of(self, clients: Collection[str]) -> Counter[Account]:
+        """The accounts of some clients, each once, with the number of these clients that have it."""
+        counts = Counter(map(self.accounts.get, clients))
+        counts.pop(None, None)
+        return cast("Counter[Account]", counts)

@@ -187,6 +187,29 @@ def test_a_write_behind_the_counters_is_found_when_all_is_hashed_anew(many, trai
         require_delivered(made, made.clients, anew=True)
 
 
+@pytest.mark.parametrize("memory", ["1 GiB", "1 KiB"])
+def test_the_state_that_idle_clients_share_is_hashed_anew_once(many, monkeypatch, tmp_path, memory):
+    made, hashed = many(5, engine={"offload": memory}, output={"dir": str(tmp_path)}), []
+    training.set_up(made)
+    real = tensor_store.sha256_tensors
+    monkeypatch.setattr(tensor_store, "sha256_tensors", lambda tensors: hashed.append(1) or real(tensors))
+    require_delivered(made, made.clients)
+    assert hashed == []
+    require_delivered(made, made.clients, anew=True)
+    assert hashed == [1]
+    stored = made.aggregator.members["c"].stored
+    state = made.offload.store.get(stored.exchanged)
+    next(iter(state.values())).numpy()[0, 0] += 1
+    monkeypatch.setattr(made.offload.store, "get", lambda key: state)
+    with pytest.raises(AtlasError, match="idle clients is not what was stored"):
+        require_delivered(made, made.clients, anew=True)
+    monkeypatch.undo()
+    made.aggregator.members["a-2"].delivered_sha256 = "0" * 64
+    with pytest.raises(AtlasError, match="client a-2 does not hold"):
+        require_delivered(made, made.clients)
+    made.offload.store.close()
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_every_step_counts_up_what_it_writes_to(name, make_config):
     config = make_config(training={"client_optimizer": {"name": name}}).training.client_optimizer

@@ -134,7 +134,7 @@ def test_batches_of_a_fingerprint_are_sent_before_the_first_step(make_federation
         again.count(Activations("a", torch.zeros(size)), 0)
     again.count(Fingerprint("a", torch.zeros(1)), 0)
     for client in federation.clients:
-        again.add(Ledger(entries={key: each for key, each in ledger.entries.items() if key[0] == client}), client)
+        again.add(ledger.accounts[client], [client])
     first = simulate(federation, trained, again)
     # it is a's first step that comes later: b waits with its second
     assert first.clients["a"].upload - plain.clients["a"].upload == pytest.approx(3.2, rel=0.1)

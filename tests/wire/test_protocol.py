@@ -185,9 +185,11 @@ def test_what_codecs_lost_is_found_by_client_without_a_search():
         def __contains__(self, name):
             raise AssertionError("searched through all clients")
 
-    class Entries(dict):
+    class Accounts(dict):
         def items(self):
-            raise AssertionError("looked at the entries of all clients")
+            raise AssertionError("looked at the accounts of all clients")
+
+        values = __iter__ = items
 
     ledger, names = Ledger(), [f"phone-{i}" for i in range(9)]
     for i, name in enumerate(names):
@@ -195,6 +197,6 @@ def test_what_codecs_lost_is_found_by_client_without_a_search():
         ledger.count(AdapterUpdate(name, {"x.lora_A": torch.ones(2, 2)}), 16)
     assert ledger.lost(Names(names[:2]))["deliveries"] == pytest.approx({"relative_error": 0.5, "cosine": 1.0})
     assert ledger.lost(names[:0]) == {}
-    ledger.entries = Entries(ledger.entries)
+    ledger.accounts = Accounts(ledger.accounts)
     assert ledger.coded("phone-3", "deliveries") == 7
     assert ledger.coded("phone-3", "adapters") == ledger.coded("nobody", "deliveries") == 0

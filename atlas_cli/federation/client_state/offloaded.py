@@ -7,7 +7,7 @@ share one entry: before the first round those of equal rank and task group, late
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -70,17 +70,23 @@ class OffloadedClients(Mapping[str, Party]):
         if name == first:
             self._members[name].put_away(self._store(party, self._members[name]))
         else:
-            self.share(name, self._members[first])
+            self.share([name], self._members[first])
 
-    def share(self, name: str, other: Member) -> None:
-        """Let an offloaded client share the state of another offloaded client."""
-        member = self._members[name]
-        assert other.stored is not None
-        for key in other.stored.keys:
-            self.store.hold(key)
-        if member.stored is not None:
-            self._release(member.stored)
-        member.put_away(other.stored)
+    def share(self, names: Collection[str], other: Member) -> None:
+        """Let offloaded clients share the state of another offloaded client."""
+        stored = other.stored
+        assert stored is not None
+        self._hold(stored, len(names))
+        left: dict[int, list[StoredState]] = {}
+        for name in names:
+            member = self._members[name]
+            if (before := member.stored) is None:
+                member.put_away(stored)
+            else:
+                left.setdefault(id(before), []).append(before)
+                member.stored = stored  # nothing else of it is in memory
+        for states in left.values():
+            self._release(states[0], len(states))
 
     def state_of(self, stored: StoredState) -> ClientState:
         """The stored state of a client."""
@@ -104,9 +110,13 @@ class OffloadedClients(Mapping[str, Party]):
         moments, base_changes, term, wire = (put(part) if part else None for part in state[1:])
         return StoredState(put(state.exchanged), moments, base_changes, term, wire, member.ranks)
 
-    def _release(self, stored: StoredState) -> None:
+    def _hold(self, stored: StoredState, times: int) -> None:
         for key in stored.keys:
-            self.store.release(key)
+            self.store.hold(key, times)
+
+    def _release(self, stored: StoredState, times: int = 1) -> None:
+        for key in stored.keys:
+            self.store.release(key, times)
 
 
 def offload_of(
