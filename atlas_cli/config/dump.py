@@ -13,6 +13,7 @@ from atlas_cli.config import strict_yaml
 from atlas_cli.config.load import LoadedConfig
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath, dotted
+from atlas_cli.config.yaml_scalars import RESOLVERS
 
 
 def dump_config(config: ExperimentConfig) -> str:
@@ -81,7 +82,7 @@ def _list(dumper: _Dumper, value: list[Any]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=simple)
 
 
-for _tag, _pattern, _first in strict_yaml.RESOLVERS:
+for _tag, _pattern, _first in RESOLVERS:
     _Dumper.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
 _Dumper.add_representer(str, _text)
 _Dumper.add_representer(list, _list)

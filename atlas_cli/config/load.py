@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from atlas_cli.config.overrides import COMMAND_LINE, apply_overrides
 from atlas_cli.config.problems import Problem, from_validation
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath, dotted
+from atlas_cli.cycle_collection import without_collection
 from atlas_cli.errors import ConfigError
 from atlas_cli.notes import say
 from atlas_cli.printable import printable
@@ -29,22 +30,48 @@ MAX_SHOWN = 20
 
 
 @dataclass(frozen=True)
+class _Places:
+    """Where keys were set: a file with the lines of its keys, and the keys that overrides set."""
+
+    path: Path
+    lines: Mapping[KeyPath, int]
+    overridden: Sequence[KeyPath]
+
+    @cached_property
+    def origins(self) -> dict[str, str]:
+        """By dotted key; made when one is asked for, since a config of many clients has hundreds of thousands."""
+        return _origins(self.path, self.lines, self.overridden)
+
+    def where(self, key: str) -> str:
+        known = _nearest(self.origins, key)
+        place = self.origins[known] if known else str(self.path)
+        return COMMAND_LINE if place == OVERRIDE else place
+
+    def is_override(self, key: str) -> bool:
+        return bool(self.overridden) and self.where(key) == COMMAND_LINE
+
+
+@dataclass(frozen=True)
 class LoadedConfig:
     """A checked config and where it comes from.
 
     Attributes:
         config: the experiment, frozen.
         path: the file, as it was given, or that of an example.
-        origins: by dotted key, where it was set: ``file:line`` or "override"; only keys that were set.
     """
 
     config: ExperimentConfig
     path: Path
-    origins: Mapping[str, str]
+    places: _Places
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """By dotted key, where it was set: ``file:line`` or "override"; only keys that were set."""
+        return self.places.origins
 
     def where(self, key: str) -> str:
         """``file:line`` of a dotted key or its nearest parent; "command line" where an override set it."""
-        return _where(self.origins, self.path, key)
+        return self.places.where(key)
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -72,19 +99,19 @@ def config_of_text(text: str, path: Path, overrides: Sequence[str] = ()) -> Load
     return _loaded(strict_yaml.parse(text, str(path)), path, overrides)
 
 
+@without_collection()
 def _loaded(document: strict_yaml.Document, path: Path, overrides: Sequence[str]) -> LoadedConfig:
-    set_paths = apply_overrides(document.data, overrides)
-    origins = _origins(path, document.lines, set_paths)
+    places = _Places(path, document.lines, apply_overrides(document.data, overrides))
     try:
         config = ExperimentConfig.model_validate(document.data)
     except ValidationError as error:
-        raise _combined(from_validation(error, document.data), origins, path) from None
+        raise _combined(from_validation(error, document.data), places) from None
     if problems := cross_check(config):
-        raise _combined(problems, origins, path)
-    config, notes = with_absolute_paths(config, path.parent, lambda key: _where(origins, path, key) == COMMAND_LINE)
+        raise _combined(problems, places)
+    config, notes = with_absolute_paths(config, path.parent, places.is_override)
     for note in notes:
         _say_once(f"note: {path}: {note}")
-    return LoadedConfig(config, path, origins)
+    return LoadedConfig(config, path, places)
 
 
 @cache
@@ -105,12 +132,11 @@ def locating(loaded: LoadedConfig) -> Iterator[None]:
 
 def _origins(path: Path, lines: Mapping[KeyPath, int], set_paths: Sequence[KeyPath]) -> dict[str, str]:
     replaced = set(set_paths)
-    kept = {
-        key: f"{path}:{line}"
+    origins = {
+        dotted(key): f"{path}:{line}"
         for key, line in lines.items()
-        if not any(key[:n] in replaced for n in range(1, len(key) + 1))
+        if not replaced or not any(key[:n] in replaced for n in range(1, len(key) + 1))
     }
-    origins = {dotted(key): place for key, place in kept.items()}
     for key in set_paths:
         for n in range(1, len(key) + 1):
             origins.setdefault(dotted(key[:n]), OVERRIDE)
@@ -123,21 +149,15 @@ def _nearest(origins: Mapping[str, Any], key: str) -> str | None:
     return key or None
 
 
-def _where(origins: Mapping[str, str], path: Path, key: str) -> str:
-    known = _nearest(origins, key)
-    place = origins[known] if known else str(path)
-    return COMMAND_LINE if place == OVERRIDE else place
-
-
-def _combined(problems: Sequence[Problem], origins: Mapping[str, str], path: Path) -> ConfigError:
+def _combined(problems: Sequence[Problem], places: _Places) -> ConfigError:
     """One error for all problems, in the order of the file: the first as its own, the others as further lines."""
-    order = {key: i for i, key in enumerate(origins)}
-    problems = sorted(problems, key=lambda p: order.get(_nearest(origins, dotted(p.path)) or "", -1))
+    order = {key: i for i, key in enumerate(places.origins)}
+    problems = sorted(problems, key=lambda p: order.get(_nearest(places.origins, dotted(p.path)) or "", -1))
     errors = [
-        ConfigError(p.message, key=None if p.whole else dotted(p.path), where=_where(origins, path, dotted(p.path)))
+        ConfigError(p.message, key=None if p.whole else dotted(p.path), where=places.where(dotted(p.path)))
         for p in problems
     ]
     first, rest = errors[0], [str(error) for error in errors[1:MAX_SHOWN]]
     if len(errors) > MAX_SHOWN:
-        rest.append(f"{path}: {len(errors) - MAX_SHOWN} more")
+        rest.append(f"{places.path}: {len(errors) - MAX_SHOWN} more")
     return ConfigError("\n".join([first.message, *rest]), key=first.key, where=first.where)

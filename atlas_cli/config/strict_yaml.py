@@ -7,36 +7,20 @@ their line.
 
 from __future__ import annotations
 
-import math
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from atlas_cli.config.examples import examples
+from atlas_cli.config.plain_yaml import KeyPath, plain_data
+from atlas_cli.config.yaml_scalars import MERGE, PREFIX, Scalar, Trap, patterns, quoted, value_of
+from atlas_cli.cycle_collection import without_collection
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import near_file
 
-KeyPath = tuple[str | int, ...]
-
 MAX_REPEATS = 10_000  # values that aliases may add: a few lines of nested aliases can stand for billions
 MAX_DEPTH = 50
-MAX_DIGITS = 300  # of a number: what is longer fits into no float
-
-_PREFIX = "tag:yaml.org,2002:"
-_LEADING_ZERO, _NOT_FINITE, _MERGE = "!leading-zero", "!not-finite", "!merge"
-
-# Tag, pattern and first characters of plain scalars; the first match wins. Everything else is text.
-RESOLVERS = [
-    (_PREFIX + "null", r"~|null|Null|NULL|", [*"~nN", ""]),
-    (_PREFIX + "bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
-    (_LEADING_ZERO, r"[-+]?0[0-9]+", [*"-+0"]),
-    (_PREFIX + "int", r"[-+]?(?:0|[1-9][0-9]*)", [*"-+0123456789"]),
-    (_PREFIX + "float", r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
-    (_NOT_FINITE, r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", [*"-+."]),
-    (_MERGE, r"<<", ["<"]),
-]
 
 
 class Document(NamedTuple):
@@ -48,7 +32,9 @@ class Document(NamedTuple):
 
 def dotted(path: KeyPath) -> str:
     """``clients.phone-1.rank``: a path as messages show it; parts that cannot be printed are quoted."""
-    return ".".join(part if (part := str(p)).isprintable() else repr(part) for p in path)
+    parts = list(map(str, path))
+    text = ".".join(parts)
+    return text if text.isprintable() else ".".join(part if part.isprintable() else repr(part) for part in parts)
 
 
 def load_file(path: Path) -> Document:
@@ -84,8 +70,15 @@ def parse(text: str, source: str) -> Document:
     Raises:
         ConfigError: not YAML, or one of the traps; ``where`` is ``source:line``.
     """
+    text = text.removeprefix("\ufeff")
+    with without_collection():
+        found = plain_data(text, MAX_DEPTH)
+        return _strictly(text, source) if found is None else Document(*found)
+
+
+def _strictly(text: str, source: str) -> Document:
     try:
-        node = compose(text.removeprefix("\ufeff"))
+        node = compose(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         message = f"character {error.character!r} is not printable; remove it"
@@ -110,11 +103,7 @@ def parse(text: str, source: str) -> Document:
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  PyYAML's own interface
-
-
-for _tag, _pattern, _first in RESOLVERS:
-    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+    yaml_implicit_resolvers = patterns()
 
 
 def compose(text: str) -> yaml.Node | None:
@@ -142,9 +131,9 @@ class _Reader:
         self.seen.add(id(node))
         if self.repeats > MAX_REPEATS:
             raise self.error(node, path[:3], f"aliases stand for more than {MAX_REPEATS} values; write them out")
-        if isinstance(node, yaml.MappingNode) and node.tag == _PREFIX + "map":
+        if isinstance(node, yaml.MappingNode) and node.tag == PREFIX + "map":
             return self.mapping(node, path)
-        if isinstance(node, yaml.SequenceNode) and node.tag == _PREFIX + "seq":
+        if isinstance(node, yaml.SequenceNode) and node.tag == PREFIX + "seq":
             return [self.item(child, (*path, i)) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
@@ -157,13 +146,13 @@ class _Reader:
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str | int, Any]:
         out: dict[str | int, Any] = {}
         for key_node, value_node in node.value:
-            if key_node.tag == _MERGE:
+            if key_node.tag == MERGE:
                 raise self.error(key_node, path, "merge keys (<<) are not supported; write the keys out")
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.error(key_node, path, "a key must be text or a whole number, not a list or a mapping")
             key = self.scalar(key_node, path)
             if isinstance(key, bool) or not isinstance(key, str | int):
-                raise self.error(key_node, path, f"a key must be text: write {_quoted(key_node.value)}")
+                raise self.error(key_node, path, f"a key must be text: write {quoted(key_node.value)}")
             here = (*path, key)
             if key in out:
                 raise self.error(key_node, here, f"duplicate key; it is already on line {self.lines[here]}")
@@ -171,40 +160,14 @@ class _Reader:
             out[key] = self.value(value_node, here)
         return out
 
-    def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
-        text, kind = node.value, node.tag.removeprefix(_PREFIX)
-        if len(text) > MAX_DIGITS and (node.tag == _LEADING_ZERO or kind in ("int", "float")):
-            raise self.error(
-                node, path, f"{text[:20]}... is a number of {len(text)} characters; quote it if it is text"
-            )
-        if node.tag == _LEADING_ZERO:
-            raise self.error(node, path, f"{text} has a leading zero; write {int(text)} or {_quoted(text)}")
-        if node.tag == _NOT_FINITE:
-            raise self.error(node, path, f"{text} is not a finite number")
-        if node.tag == _MERGE or kind == "str":
-            if any("\ud800" <= char <= "\udfff" for char in text):
-                raise self.error(node, path, "text holds half of a surrogate pair, which is no character")
-            return text
+    def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Scalar:
         try:
-            if kind == "null":
-                return None
-            if kind == "bool":
-                return {"true": True, "false": False}[text.lower()]
-            number = {"int": int, "float": float}[kind](text)
-        except KeyError:
-            raise self.error(node, path, f"tag {node.tag} is not supported; write plain values") from None
-        except ValueError:
-            raise self.error(node, path, f"{text[:20]!r} cannot be read as a number") from None
-        if isinstance(number, float) and not math.isfinite(number):
-            raise self.error(node, path, f"{text} is not a finite number; write {_quoted(text)} if it is text")
-        return number
+            return value_of(node.value, node.tag)
+        except Trap as trap:
+            raise self.error(node, path, str(trap)) from None
 
     def error(self, node: yaml.Node, path: KeyPath, message: str) -> ConfigError:
         return ConfigError(message, key=dotted(path) or None, where=f"{self.source}:{node.start_mark.line + 1}")
-
-
-def _quoted(text: str) -> str:
-    return '"' + text + '"'
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, source: str) -> ConfigError:
