@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 from atlas_cli import discovery
 from atlas_cli.hashing import sha256_file
+
+OWN = "atlas_cli"
+_COMPUTE = (OWN, "torch", "transformers")
+
+
+def are_foreign(parts: Iterable[object]) -> bool:
+    """Whether code of another package than atlas, torch and transformers computes in any of these."""
+    return any(type(part).__module__.split(".")[0] not in _COMPUTE for part in parts)
 
 
 def code_of(module: str) -> dict[str, str]:

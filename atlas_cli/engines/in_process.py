@@ -1,29 +1,27 @@
 """All parties in one process: messages are passed by reference, and counted as if serialised.
 
-One pass of clients is served at a time, so that only its graph is alive; the result is that of serving all at once.
+Few passes of clients are served at a time, so that only their graphs are alive; the result is that of serving all at
+once.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
+from itertools import chain, groupby
 
-from atlas_cli.data.collate import Batch
 from atlas_cli.engines.by_arrival import by_arrival
 from atlas_cli.engines.own_step import OnStep, own_step
-from atlas_cli.engines.passes import begin_round, order_of, passes, server_shares, takes_step
+from atlas_cli.engines.passes import begin_round, order_of, passes, takes_step
+from atlas_cli.engines.shared_steps import SharedSteps
 from atlas_cli.errors import during
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.merging.mean_gradients import share_first_gradients
-from atlas_cli.federation.parties.exchange import exchange, exchange_all
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
-from atlas_cli.federation.parties.shared_client_pass import ClientPass
 from atlas_cli.planning.method import shares_gradients
-from atlas_cli.printable import listed
 from atlas_cli.wire.ledger import Ledger
 
 
@@ -49,27 +47,28 @@ def local_steps(
     done = {client: LocalWork() for client in attendance.present}
     server.real_tokens = federation.plan.one_by_one is None
     begin_round(federation, done, number)
-    for step in range(training.local_steps):
-        overall = (number - 1) * training.local_steps + step
-        factor = learning_rate_factor(training, overall)
-        server.begin_step(step, factor * training.server_optimizer.lr)
-        left = [c for c in order_of(federation, attendance.present, overall) if not attendance.crashes(c, step)]
-        left = [client for client in left if takes_step(federation, client, step)]
-        batches = {client: batch_of(federation, client, overall) for client in left}
-        for clients, shared in passes(federation, batches):
-            if shared:
-                with during(f"clients {listed(clients)}, step {step}"):
-                    _shared_step(federation, {c: batches[c] for c in clients}, number, step, factor, ledger, done)
-                continue
-            for client in clients:
-                with during(f"client {client}, step {step}"):
-                    own_step(
-                        federation, attendance, ledger, client, batches[client], (number, step), factor, done[client]
-                    )
-        if step == 0 and shares_gradients(federation.config):
-            share_first_step(federation, [client for client in left if client in attendance.present], ledger)
-        server.finish_step()
-        on_step(step, done)
+    with SharedSteps(federation, number) as shared_steps:
+        for step in range(training.local_steps):
+            overall = (number - 1) * training.local_steps + step
+            factor = learning_rate_factor(training, overall)
+            server.begin_step(step, factor * training.server_optimizer.lr)
+            left = [c for c in order_of(federation, attendance.present, overall) if not attendance.crashes(c, step)]
+            left = [client for client in left if takes_step(federation, client, step)]
+            batches = {client: batch_of(federation, client, overall) for client in left}
+            found = passes(federation, batches, at_once=shared_steps.at_once)
+            for shared, same in groupby(found, key=lambda each: each.shared):
+                if shared:
+                    together = [{client: batches[client] for client in each.clients} for each in same]
+                    shared_steps.take(together, step, factor, ledger, done)
+                    continue
+                for client in chain.from_iterable(each.clients for each in same):
+                    when = number, step
+                    with during(f"client {client}, step {step}"):
+                        own_step(federation, attendance, ledger, client, batches[client], when, factor, done[client])
+            if step == 0 and shares_gradients(federation.config):
+                share_first_step(federation, [client for client in left if client in attendance.present], ledger)
+            server.finish_step()
+            on_step(step, done)
     return done
 
 
@@ -80,37 +79,3 @@ def share_first_step(federation: Federation, clients: Sequence[str], ledger: Led
     for client, mean in share_first_gradients(federation.aggregator, first, ledger).items():
         with during(f"client {client}, step 0"):
             federation.clients[client].take_mean(mean)
-
-
-def _shared_step(
-    federation: Federation,
-    batches: Mapping[str, Batch],
-    number: int,
-    step: int,
-    factor: float,
-    ledger: Ledger,
-    done: Mapping[str, LocalWork],
-) -> None:
-    """One step of several clients in one pass; what takes time is shared out by tokens.
-
-    Raises:
-        NonFiniteError: nothing was stepped with it.
-    """
-    began, training, server = time.perf_counter(), federation.config.training, federation.server
-    parties = [federation.split_client(client) for client in batches]
-    together = ClientPass(parties)
-    messages = together.forward(list(batches.values()), number, step)
-    if server_shares(training):
-        answers = exchange_all(server, parties, list(batches.values()), messages, ledger)
-        server.accept()
-    else:
-        answers = []
-        for party, batch, up in zip(parties, batches.values(), messages, strict=True):
-            answers.append(exchange(server, party, batch, up, ledger))
-            server.accept()
-    together.backward([down for down, _ in answers])
-    for party in parties:
-        party.step(factor * training.client_optimizer.lr)
-    seconds, tokens = time.perf_counter() - began, sum(batch.n_tokens for batch in batches.values())
-    for (client, batch), (_, loss) in zip(batches.items(), answers, strict=True):
-        done[client].add(batch, loss, seconds * batch.n_tokens / tokens)

@@ -3,7 +3,7 @@
 A matrix product of few rows does not use the machine, and a large one is no faster per row for being larger: clients
 fill a pass up to ``pass_tokens`` real tokens, in their order. A pass is one row of real tokens, so that nothing is
 computed for padding. A client that is alone in its pass, with hardly any padding, runs as Hugging Face's own padded
-forward.
+forward, unless other passes are computed beside it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ class Pass(NamedTuple):
 
 
 def passes(
-    federation: Federation, batches: Mapping[str, Batch], place: Callable[[str], int] = lambda _: 0
+    federation: Federation,
+    batches: Mapping[str, Batch],
+    place: Callable[[str], int] = lambda _: 0,
+    at_once: int = 1,
 ) -> Iterator[Pass]:
     """The passes of a step; clients of one pass have the same blocks, cut, prefix and lowest trained block.
 
@@ -42,6 +45,7 @@ def passes(
     Args:
         place: the process that a client computes in; those of several share no pass, and each has
             ``PASSES_A_PROCESS`` at least, if it has as many clients.
+        at_once: how many a process computes at one time; for several, passes have about as many tokens each.
     """
     kinds = {client: _kind(federation, client) if federation.server.real_tokens else None for client in batches}
     placed = {client: None if kind is None else (place(client), kind) for client, kind in kinds.items()}
@@ -56,16 +60,22 @@ def passes(
     for client in batches:
         of_process[place(client)] += tokens[client]
     whole = pass_tokens(federation.base.hidden_size)
-    for kind, same in groupby(order, key=placed.__getitem__):
+    for kind, neighbours in groupby(order, key=placed.__getitem__):
+        same = list(neighbours)
         if kind is None:
-            yield Pass(list(same), shared=False)
+            yield Pass(same, shared=False)
             continue
         at, _ = kind
         enough = whole if len(of_process) == 1 else -(-of_process[at] // PASSES_A_PROCESS)
-        for clients in fill_passes(same, tokens, whole, enough):
+        if at_once == 1:
+            filled = list(fill_passes(same, tokens, whole, enough))
+        else:
+            filled = even_passes(same, tokens, whole, at_once)
+        beside = at_once > 1 and len(filled) > 1
+        for clients in filled:
             places = sum(batches[client].input_ids.numel() for client in clients)
             padded = worth(places, sum(tokens[client] for client in clients))
-            yield Pass(clients, shared=len(clients) > 1 or padded)
+            yield Pass(clients, shared=len(clients) > 1 or padded or beside)
 
 
 def pass_tokens(hidden_size: int) -> int:
@@ -90,6 +100,24 @@ def fill_passes(
         together.append(client)
     if together:
         yield together
+
+
+def even_passes(clients: Iterable[str], tokens: Mapping[str, int], most: int, at_once: int) -> list[list[str]]:
+    """Group clients for passes of which so many are computed at one time: a multiple of that, of about as many tokens
+    each, and of ``most`` or somewhat more.
+
+    The client with the most tokens that is left goes to the pass with the fewest; each is in the order of the clients.
+    """
+    every = list(clients)
+    rounds = -(-sum(tokens[client] for client in every) // (at_once * most))
+    passes: list[list[str]] = [[] for _ in range(min(at_once * rounds, len(every)))]
+    filled = [0] * len(passes)
+    for client in sorted(every, key=tokens.__getitem__, reverse=True):
+        emptiest = min(range(len(passes)), key=filled.__getitem__)
+        passes[emptiest].append(client)
+        filled[emptiest] += tokens[client]
+    place = {client: number for number, client in enumerate(every)}
+    return [sorted(together, key=place.__getitem__) for together in passes]
 
 
 def server_shares(training: TrainingConfig) -> bool:

@@ -89,7 +89,12 @@ def assemble(loaded: LoadedExperiment) -> Federation:
         server=server,
         aggregator=make_aggregator(loaded, server, members),
         evaluator=Evaluator(
-            loaded.base, loaded.plan.cut, loaded.config.evaluation.batch_size, loaded.pad, loaded.device
+            loaded.base,
+            loaded.plan.cut,
+            loaded.config.evaluation.batch_size,
+            loaded.pad,
+            loaded.device,
+            loaded.config.engine.compile,
         ),
         prefix_cache=cache,
         kept_texts=texts,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.evaluation import Evaluator, Pass
 from atlas_cli.federation.parties.party import TrainedModel, as_inputs
 from atlas_cli.inference.loaded_model import LoadedModel
+from atlas_cli.models.frozen.own_modules import own_modules
 from atlas_cli.models.halves.split import run_half
 
 
@@ -41,9 +41,7 @@ class MergedEvaluator(Evaluator):
         loaded = loaded.unquantized()
         size = loaded.config.evaluation.batch_size
         super().__init__(loaded.base, loaded.cut, size, loaded.pad, loaded.device)
-        model = loaded.base.model
-        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self.whole = copy.deepcopy(model, shared)  # modules of its own, with the base's tensors
+        self.whole = own_modules(loaded.base.model)
         self.whole.load_state_dict(merged_weights(loaded), assign=True)
 
     @contextmanager

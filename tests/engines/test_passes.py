@@ -30,11 +30,11 @@ CUTS = {"a": {"split_layer": 1}}
 
 def counted(federation, monkeypatch):
     """How many clients were in each pass that several shared or that was a packed row."""
-    from atlas_cli.engines import in_process
+    from atlas_cli.engines.shared_steps import SharedSteps
 
-    sizes, shared = [], in_process._shared_step
-    note = lambda f, batches, *rest: (sizes.append(len(batches)), shared(f, batches, *rest))  # noqa: E731
-    monkeypatch.setattr(in_process, "_shared_step", note)
+    sizes, take = [], SharedSteps.take
+    note = lambda steps, passes, *rest: (sizes.extend(map(len, passes)), take(steps, passes, *rest))  # noqa: E731
+    monkeypatch.setattr(SharedSteps, "take", note)
     return sizes
 
 

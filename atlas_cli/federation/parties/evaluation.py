@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from atlas_cli.models.denoiser import AtTheCut, denoised, denoises
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.rotary import frequencies_change_at
 from atlas_cli.models.halves.split import run_half
+from atlas_cli.plugin_code import are_foreign
 from atlas_cli.tasks.contract import BaseTask, Feature, Metric
+from atlas_cli.workers import Workers, side_by_side
 
 CPU_TOKENS = 512  # a pass of more leaves the caches of a CPU core, and pads more: a tenth slower
 
@@ -28,10 +30,13 @@ class Evaluator:
         base: the frozen base.
         cut: the block at which it is split.
         batch_size: the most examples a pass, on a CPU of ``CPU_TOKENS`` tokens at most; ``pad``: what to pad with.
+        compiled: blocks of the base are; their passes are computed one at a time.
     """
 
-    def __init__(self, base: FrozenBase, cut: int, batch_size: int, pad: int, device: torch.device) -> None:
-        self.batch_size, self.pad, self.device = batch_size, pad, device
+    def __init__(
+        self, base: FrozenBase, cut: int, batch_size: int, pad: int, device: torch.device, compiled: bool = False
+    ) -> None:
+        self.batch_size, self.pad, self.device, self.compiled = batch_size, pad, device, compiled
         self.max_tokens = CPU_TOKENS if device.type == "cpu" else None
         self.halves = Halves(base, base, cut)
         self.untrained: UntrainedLogits | None = None  # while models are as they were built
@@ -54,12 +59,21 @@ class Evaluator:
         if self.untrained is not None and self.sent is None:
             batches = [*batches]
             passes = self.untrained.around(passes, model.halves or self.halves, model, batches)
-        with passes as logits_of:
-            for number, batch in enumerate(batches):
-                logits, finite = logits_of(batch, number)
+        with passes as logits_of, closing(Workers(self._at_once(model))) as workers:
+            computed = workers.in_order(lambda _, each: (each[1], *logits_of(each[1], each[0])), enumerate(batches))
+            for batch, logits, finite in computed:
                 metric.diverged = metric.diverged or not finite
                 metric.update(logits, batch.labels.to(self.device), batch.features)
         return metric
+
+    def _at_once(self, model: TrainedModel) -> int:
+        """One pass at a time where one may change what another reads: noise by the number of the pass, rows of an
+        embedding that count their reads, rotary frequencies that depend on the longest text, code of other packages."""
+        halves = model.halves or self.halves
+        changes = frequencies_change_at(halves.lower.config) is not None or halves.lower.embedding == "rows"
+        if self.compiled or changes or self.sent is not None or are_foreign(model.computed_by(halves)):
+            return 1
+        return side_by_side(self.device)
 
     def sent_of(self, model: TrainedModel) -> Callable[[Tensor, Tensor, int], Tensor] | None:
         """What crosses the cut of a model, of activations, mask and number of the batch; None: these activations."""

@@ -121,13 +121,25 @@ def exchange_all(
     ledger: Ledger,
 ) -> list[tuple[Gradients, StepLoss]]:
     """As ``exchange`` for several clients in one pass of the server."""
+    answers = server.answer_all(ups)
+    enter_all(server, clients, batches, ups, [down for down, _ in answers], ledger)
+    return answers
+
+
+def enter_all(
+    server: SplitServer,
+    clients: Sequence[Serving],
+    batches: Sequence[Batch],
+    ups: Sequence[Activations],
+    downs: Sequence[Gradients],
+    ledger: Ledger,
+) -> None:
+    """Enter the messages of a pass of several clients in the ledger."""
     sizes = [_sizes(server, client, batch) for client, batch in zip(clients, batches, strict=True)]
     for up, of_client in zip(ups, sizes, strict=True):
         ledger.count(up, of_client.activations)
-    answers = server.answer_all(ups)
-    for (down, _), of_client in zip(answers, sizes, strict=True):
+    for down, of_client in zip(downs, sizes, strict=True):
         ledger.count(down, of_client.gradients)
-    return answers
 
 
 def _sizes(server: SplitServer, client: Serving, batch: Batch) -> _Sizes:

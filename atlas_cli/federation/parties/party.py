@@ -58,6 +58,10 @@ class TrainedModel:
     head: nn.Module
     halves: Halves | None = None
 
+    def computed_by(self, halves: Halves) -> list[object]:
+        """What may be of another package of all that computes its logits: parts of its head, adapters, families."""
+        return [*self.head.modules(), *self.adapters.adapters.values(), halves.lower.family, halves.upper.family]
+
 
 class Party(ABC):
     """A client, which trains its adapters and, in some modes, a head.

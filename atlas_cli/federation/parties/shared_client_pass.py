@@ -15,6 +15,7 @@ from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.federation.parties.party import as_inputs
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
+from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
 from atlas_cli.wire.messages import Activations, Gradients
 
@@ -25,18 +26,22 @@ class ClientPass:
     Args:
         clients: in the order of the row; none with dropout or activation checkpointing. Where some hold rows of the
             token embedding and others its table, all tokens take theirs, which are the same, from the table.
+
+    Attributes:
+        base: with whose modules it is computed; that of the clients unless another is set.
     """
 
     def __init__(self, clients: Sequence[SplitClient]) -> None:
         self.clients = list(clients)
         self._any = next((client for client in clients if client.base.embedding == "table"), self.clients[0])
+        self.base: FrozenBase = self._any.base
         self._packings: list[Packing] = []
         self._rows_ND = torch.empty(0)
 
     def forward(self, batches: Sequence[Batch], round_number: int, step: int) -> list[Activations]:
         """The activation messages, padded as each client would send them, with the labels that are sent."""
         first, inputs, positions, masks = self._any, [], [], []
-        half = first.half if first.prefix is None else first.prefix.upper
+        half = self.base.client_half(first.cut) if first.prefix is None else first.prefix.upper
         self._packings = []
         for client, batch in zip(self.clients, batches, strict=True):
             client.begin_step(round_number, step)
@@ -60,7 +65,7 @@ class ClientPass:
         }
         lengths = [length for packing in self._packings for length in packing.lengths]
         segments = [Segment(c.adapters, p.tokens) for c, p in zip(self.clients, self._packings, strict=True)]
-        with attached_segments(first.base.model, segments):
+        with attached_segments(self.base.model, segments):
             self._rows_ND = run_packed(half, lengths, torch.cat(positions), **rows)
         sent = self._rows_ND.detach().split([packing.tokens for packing in self._packings])
         stays = first.training.labels == "client"

@@ -135,20 +135,27 @@ class SplitServer:
         Raises:
             NonFiniteError: an activation, a loss or a gradient; nothing is held.
         """
+        answers, self._pending = self.answers_and_sums(messages, self.base)
+        return answers
+
+    def answers_and_sums(
+        self, messages: Sequence[Activations], base: FrozenBase
+    ) -> tuple[list[tuple[Gradients, StepLoss]], Sequence[GradientSums]]:
+        """The same computed with the modules of ``base``, and the gradients to ``accept``; none are held meanwhile."""
         served = [self._request(message) for message in messages]
         whens = [self._when(message.client) for message in messages]
-        found = serve(self.base, self._cuts.get(messages[0].client, self.cut), served)
+        found = serve(base, self._cuts.get(messages[0].client, self.cut), served)
         for when, loss, gradient in zip(whens, found.losses, found.at_cut, strict=True):
             require_finite(loss, f"loss of {when}")
             require_finite(gradient, f"gradient for {when}")
         for trained, sums, _ in found.gathered:
             whose = f"on the server for {', '.join(whens)}"
             require_finite_gradients(trained.parameters(), sums, whose, trained.adapters.name_of)
-        self._pending = found.gathered
-        return [
+        answers = [
             (Gradients(message.client, gradient), StepLoss(loss.item(), count))
             for message, loss, count, gradient in zip(messages, *found[:3], strict=True)
         ]
+        return answers, found.gathered
 
     def features(self, message: Activations) -> Features:
         """U-shaped split, first half of a step: the server half's output, for the client's own head."""

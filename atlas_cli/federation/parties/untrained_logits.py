@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -29,10 +30,9 @@ from atlas_cli.federation.parties.party import Halves, TrainedModel
 from atlas_cli.hashing import sha256_tensors, sha256_text
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.notes import say
-from atlas_cli.plugin_code import code_of
+from atlas_cli.plugin_code import OWN, are_foreign, code_of
 from atlas_cli.storage.cached_folders import cache_dir, keep_newest, replace
 
-OWN = "atlas_cli"
 FEWEST = 5e9  # parameters times tokens: less is computed in less time than it takes to hash the parties
 MOST_OF_PART = 2**24  # bytes; logits over a vocabulary are far more, and not kept
 MOST_BYTES = 2**28
@@ -69,16 +69,18 @@ class UntrainedLogits:
             yield lambda batch, number: (found[number], True)
             return
         self.computed += key is not None
-        kept: list[Tensor] | None = [] if key is not None else None
+        kept: dict[int, Tensor] | None = {} if key is not None else None
+        lock = threading.Lock()  # several passes may be computed at one time
         with passes as logits_of:
 
             def keeping(batch: Batch, number: int) -> tuple[Tensor, bool]:
                 nonlocal kept
                 logits, finite = logits_of(batch, number)
-                if kept is not None:
-                    kept.append(logits)
-                    if not finite or sum(each.nbytes for each in kept) > MOST_OF_PART:
-                        kept = None
+                with lock:
+                    if kept is not None:
+                        kept[number] = logits
+                        if not finite or sum(each.nbytes for each in kept.values()) > MOST_OF_PART:
+                            kept = None
                 return logits, finite
 
             yield keeping
@@ -89,7 +91,7 @@ class UntrainedLogits:
     def _key(self, halves: Halves, model: TrainedModel, batches: Sequence[Batch]) -> str | None:
         """Hash of all that decides the logits; None, not kept: too little work, a GPU, or code of another package."""
         base, tokens = halves.lower.model, sum(batch.input_ids.numel() for batch in batches)
-        if tokens * sum(p.numel() for p in base.parameters()) < FEWEST or _foreign(halves, model):
+        if tokens * sum(p.numel() for p in base.parameters()) < FEWEST or are_foreign(model.computed_by(halves)):
             return None
         tensors = {f"head.{name}": each for name, each in _tensors(model.head).items()}
         tensors |= {f"{number} {name}": each for number, b in enumerate(batches) for name, each in b.inputs().items()}
@@ -115,12 +117,6 @@ class UntrainedLogits:
             facts += [type(base.model).__qualname__, base.sha256, base.held_sha256]
             self._bases[id(base)] = json.dumps([*facts, sha256_tensors(_tensors(base.model))])
         return self._bases[id(base)]
-
-
-def _foreign(halves: Halves, model: TrainedModel) -> bool:
-    """Whether code of another package computes, which no key covers."""
-    parts = [*model.head.modules(), *model.adapters.adapters.values(), halves.lower.family, halves.upper.family]
-    return any(type(part).__module__.split(".")[0] not in (OWN, "torch", "transformers") for part in parts)
 
 
 def _tensors(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -160,9 +156,9 @@ def _read(key: str, batches: int) -> list[Tensor] | None:
         return None
 
 
-def _keep(key: str, logits: Sequence[Tensor]) -> None:
-    """Write the logits of a part; bound the folder."""
-    tensors = {str(number): each.contiguous() for number, each in enumerate(logits)}
+def _keep(key: str, logits: Mapping[int, Tensor]) -> None:
+    """Write the logits of a part by the number of the pass; bound the folder."""
+    tensors = {str(number): each.contiguous() for number, each in logits.items()}
     path = _path(key)
     replace(path, save(tensors, metadata={"key": key, "sha256": sha256_tensors(tensors)}))
     keep_newest(path.parent.glob("*.safetensors"), MOST_BYTES)

@@ -68,6 +68,13 @@ def prepacked_error(bases: Sequence[FrozenBase]) -> float:
     return float(torch.tensor(gaps).max()) if gaps else 0.0
 
 
+def share_packs(owner: nn.Module, other: nn.Module) -> None:
+    """Let a copy of a model, over the same weights, use and make the reordered copies of the model's own layers."""
+    for layer, same in zip(owner.modules(), other.modules(), strict=True):
+        if isinstance(layer, _Prepacked):
+            same.__dict__["_packs"] = layer.__dict__.setdefault("_packs", {})
+
+
 def in_order(weight: Tensor) -> Tensor:
     """A copy of a weight (d_out, d_in) as the kernels read it; ``to_dense`` gives the weight back."""
     found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
