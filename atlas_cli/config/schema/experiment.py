@@ -257,7 +257,8 @@ class ExperimentConfig(Section):
         None,
         ge=1,
         le=1024,
-        description="CPU threads of torch; without it, torch's own choice, which the manifest records.",
+        description="CPU threads of torch; without it, torch's own choice, which the manifest records. With several, "
+        "passes are computed side by side.",
         examples=[2],
     )
     model: ModelConfig
