@@ -11,13 +11,13 @@
     ├── PluginError                 1   a plug-in gives what its contract does not allow
     └── InterruptedRunError       130   Ctrl-C or SIGTERM during a run, which can be gone on with
 
-Every message is one line: what, where, why, what next. What next may be a note of the exception (``add_note``), where
+Every mistake is one line: what, where, why, what next. What next may be a note of the exception (``add_note``), where
 the code that knows it is not the code that raised: the command line shows notes on the same line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 _PLACES = "_atlas_places"
@@ -36,19 +36,32 @@ class ConfigError(AtlasError):
         message: what is wrong and what to do, without the place.
         key: dotted path of the key, e.g. ``clients.phone-1.rank``; it is looked up in the YAML file for its line.
         where: ``file:line``; filled in by the command line from the key where it is not known at the raise.
+        beside: dotted path of a key whose line is shown where the file does not have ``key``, and its default counts.
+        others: further mistakes, each a line of its own.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str, *, key: str | None = None, where: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        key: str | None = None,
+        where: str | None = None,
+        beside: str | None = None,
+        others: Sequence[ConfigError] = (),
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.key = key
         self.where = where
+        self.beside = beside
+        self.others = tuple(others)
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        return f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
+        own = f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
+        return "\n".join([own, *map(str, self.others)])
 
 
 class ResourceError(AtlasError):

@@ -161,4 +161,4 @@ def _check(text: str, out: Path) -> None:
     try:
         checked(config_of_text(text, out).config)
     except ConfigError as error:
-        raise ConfigError(error.message, key=error.key, where=f"{out} (not written)") from None
+        raise ConfigError(error.message, key=error.key, where=f"{out} (not written)", others=error.others) from None

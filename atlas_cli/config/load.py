@@ -42,8 +42,8 @@ class _Places:
         """By dotted key; made when one is asked for, since a config of many clients has hundreds of thousands."""
         return _origins(self.path, self.lines, self.overridden)
 
-    def where(self, key: str) -> str:
-        known = _nearest(self.origins, key)
+    def where(self, key: str, beside: str | None = None) -> str:
+        known = _nearest(self.origins, key) or _nearest(self.origins, beside or "")
         place = self.origins[known] if known else str(self.path)
         return COMMAND_LINE if place == OVERRIDE else place
 
@@ -69,9 +69,12 @@ class LoadedConfig:
         """By dotted key, where it was set: ``file:line`` or "override"; only keys that were set."""
         return self.places.origins
 
-    def where(self, key: str) -> str:
-        """``file:line`` of a dotted key or its nearest parent; "command line" where an override set it."""
-        return self.places.where(key)
+    def where(self, key: str, beside: str | None = None) -> str:
+        """``file:line`` of a dotted key or its nearest parent; "command line" where an override set it.
+
+        Of a key that was not set, nor its section, it is that of the key ``beside``.
+        """
+        return self.places.where(key, beside)
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -125,8 +128,9 @@ def locating(loaded: LoadedConfig) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        if error.key and not error.where:
-            error.where = loaded.where(error.key)
+        for each in (error, *error.others):
+            if each.key and not each.where:
+                each.where = loaded.where(each.key, each.beside)
         raise
 
 
@@ -157,7 +161,7 @@ def _combined(problems: Sequence[Problem], places: _Places) -> ConfigError:
         ConfigError(p.message, key=None if p.whole else dotted(p.path), where=places.where(dotted(p.path)))
         for p in problems
     ]
-    first, rest = errors[0], [str(error) for error in errors[1:MAX_SHOWN]]
+    first, *others = errors
     if len(errors) > MAX_SHOWN:
-        rest.append(f"{places.path}: {len(errors) - MAX_SHOWN} more")
-    return ConfigError("\n".join([first.message, *rest]), key=first.key, where=first.where)
+        others[MAX_SHOWN - 1 :] = [ConfigError(f"{len(errors) - MAX_SHOWN} more", where=str(places.path))]
+    return ConfigError(first.message, key=first.key, where=first.where, others=others)

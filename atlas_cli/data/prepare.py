@@ -155,6 +155,7 @@ def _prepare_group(
                 f"client {client} has {usable} usable examples among its {len(rows)}, at least {least} are needed: the"
                 f" others are longer than training.max_length {config.training.max_length}, and on_truncated is {rule}",
                 key="partition.min_examples",
+                beside=f"task_groups.{name}",
             )
     held_out = {
         part: [f for features in rows for f in features] for part, rows in zip(data.held_out, scored, strict=True)

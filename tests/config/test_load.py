@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -219,6 +220,11 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
             "x.yaml:14: partition.shards: client laptops-1 has no shard",
         ),
         (
+            "training:",
+            "partition: {scheme: explicit, shards: {phone-1: [1]}}\ntraining:",
+            "x.yaml:14: partition.shards: clients laptops-1, laptops-2 have no shard",
+        ),
+        (
             "rounds: 3",
             "labels: client\nmode: federated",
             "x.yaml:15: training.labels: labels: client needs mode: split-federated, but mode is federated",
@@ -282,6 +288,20 @@ def test_many_mistakes_are_cut_short(tmp_path, monkeypatch) -> None:
     assert len(lines) == 21 and lines[-1] == "x.yaml: 30 more"
 
 
+def test_shards_of_many_unknown_clients_take_no_time(tmp_path, monkeypatch) -> None:
+    shards = ", ".join(f"x{i}: [{i}]" for i in range(3000))
+    text = GOOD.replace("count: 2", "count: 3000") + f"partition: {{scheme: explicit, shards: {{{shards}}}}}\n"
+    began = time.process_time()
+    lines = str(failing(tmp_path, monkeypatch, text)).splitlines()
+    assert time.process_time() - began < 5  # each name beside each would take half a minute
+    assert lines[0].startswith(
+        "x.yaml:16: partition.shards: clients phone-1, laptops-1, laptops-2, laptops-3, laptops-4"
+    )
+    assert lines[0].endswith(" and 2,996 more have no shard")
+    assert lines[1].startswith("x.yaml:16: partition.shards.x0: no client has this name")
+    assert lines[-1] == "x.yaml: 2981 more"
+
+
 def test_a_good_config_knows_where_its_keys_are(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(GOOD, encoding="utf-8")
@@ -308,6 +328,19 @@ def test_locating_fills_the_place_of_a_later_error(tmp_path, monkeypatch) -> Non
         (ConfigError("too deep", key="model.split_layer"), "command line: model.split_layer: too deep"),
         (ConfigError("bad", key="a", where="data.csv:3"), "data.csv:3: a: bad"),
         (ConfigError("no key"), "no key"),
+        (ConfigError("few", key="partition.min_examples"), "x.yaml: partition.min_examples: few"),
+        (
+            ConfigError("few", key="partition.min_examples", beside="task_groups.questions"),
+            "x.yaml:6: partition.min_examples: few",
+        ),
+        (
+            ConfigError("few", key="training.rounds", beside="task_groups.questions"),
+            "x.yaml:15: training.rounds: few",
+        ),
+        (
+            ConfigError("bad", key="name", others=[ConfigError("worse", key="lora.rank"), ConfigError("no key")]),
+            "x.yaml:1: name: bad\nx.yaml:4: lora.rank: worse\nno key",
+        ),
     ]:
         with pytest.raises(ConfigError) as caught, locating(loaded):
             raise error

@@ -177,6 +177,15 @@ BAD = {
         {"clients": ("a",), "scheme": "explicit", "shards": {"a": ["5-1"]}},
         "partition.shards.a: the range '5-1' ends before it begins",
     ),
+    "several not named": (
+        {"clients": ("a", "b", "c"), "scheme": "explicit", "shards": {"b": [2, 3]}},
+        "partition.shards: clients a, c of task group g are not named; expected one of: b",
+    ),
+    "several empty shards": (
+        {"clients": ("a", "b", "c", "d"), "scheme": "explicit", "shards": {"a": [], "b": [5, 6], "c": [1], "d": [7]}},
+        "partition.scheme: explicit leaves client a of task group g 0 training examples and 2 others too few, at least"
+        " 2 are needed; name more rows or lower partition.min_examples",
+    ),
     "empty shard": (
         {"clients": ("a", "b"), "scheme": "explicit", "shards": {"a": [], "b": [5, 6]}},
         "partition.scheme: explicit leaves client a of task group g 0 training examples, at least 2 are needed;"
@@ -191,6 +200,33 @@ def test_what_cannot_be_dealt_is_one_line(case):
     with pytest.raises(ConfigError) as caught:
         deal(**arguments)
     assert str(caught.value) == message
+
+
+MISTAKES = {
+    "z": ([0, 0], "partition.shards.z: row 0 is named twice, by z and z"),
+    "d": (["3-1"], "partition.shards.d: the range '3-1' ends before it begins"),
+    "good": (["10-20"], ""),
+    "a": ([5, 100], "partition.shards.a: 100 is out of range: task group g has rows 0 to 99"),
+    "b": (["20-30"], "partition.shards.b: row 20 is named twice, by good and b"),
+    "c": (["x"], "partition.shards.c: 'x' is neither a row number nor a range such as '0-99'"),
+    "e": ([5, -1], "partition.shards.e: -1 is out of range: task group g has rows 0 to 99"),
+    "f": ([15], "partition.shards.f: row 15 is named twice, by good and f"),
+}
+
+
+@pytest.mark.parametrize(
+    ("left_out", "last"),
+    [
+        ("ef", []),
+        ("f", ["partition.shards: the shard of another client has a mistake, too"]),
+        ("", ["partition.shards: the shards of 2 others have mistakes, too"]),
+    ],
+)
+def test_mistakes_of_several_clients_are_a_line_each_in_the_order_of_the_file(left_out, last):
+    shards = {name: rows for name, (rows, _) in MISTAKES.items() if name not in left_out}
+    with pytest.raises(ConfigError) as caught:
+        deal(clients=tuple(sorted(shards)), scheme="explicit", shards=shards)
+    assert str(caught.value).splitlines() == [line for _, line in MISTAKES.values() if line][:5] + last
 
 
 SITES = [{"site": f"s{i % 3}"} for i in (0, 1, 1, 2, 1, 1, 2, 1)] + [{"site": "s1"}] * 4

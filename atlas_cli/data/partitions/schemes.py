@@ -79,6 +79,7 @@ def partition(
                 f"task group {group} has {len(rows)} training examples for {len(names)} clients, each needs at least"
                 f" {config.min_examples}; use fewer clients, more data or a smaller partition.min_examples",
                 key="partition.min_examples",
+                beside=f"task_groups.{group}",
             )
         by_client = _dealt(rows, names, config, labels, numpy_generator(seed, "partition", group), group)
     few = min(clients, key=lambda client: len(by_client[client]))
@@ -87,6 +88,9 @@ def partition(
         if config.scheme.startswith("dirichlet"):
             advice = f"raise partition.alpha (now {config.alpha:g}), {advice}"
         because = f" ({missing[few]})" if few in missing else ""
+        others = sum(len(by_client[client]) < config.min_examples for client in clients) - 1
+        if others and config.scheme == "explicit":
+            because += f" and {others:,} other{'' if others == 1 else 's'} too few"
         raise ConfigError(
             f"{config.scheme} leaves client {few} of task group {group} {len(by_client[few])} training"
             f" examples{because}, at least {config.min_examples} are needed; {advice} or lower partition.min_examples",
