@@ -57,7 +57,8 @@ def command(
             console.say(f"{name}: {len(group.data.classes)} classes: {class_counts(group)}")
         for note in group.notes:
             console.say(f"note: {name}: {note}")
-    console.say(f"{file} is valid; next: atlas train {shlex.join([str(file), *(overrides or [])])}")
+    found, follows = ("valid", "train") if data else ("valid as far as is seen without its data", "validate")
+    console.say(f"{file} is {found}; next: atlas {follows} {shlex.join([str(file), *(overrides or [])])}")
 
 
 def _record(

@@ -52,6 +52,16 @@ def test_many_clients_are_a_row_a_kind(config_file, capsys):
     assert "b-50" not in out
 
 
+def test_the_next_step_without_data_is_to_look_at_them(config_file, capsys):
+    path = str(config_file())
+    for options, last in (
+        (["--no-data"], f"{path} is valid as far as is seen without its data; next: atlas validate {path} seed=1"),
+        ([], f"{path} is valid; next: atlas train {path} seed=1"),
+    ):
+        assert main(["validate", path, "seed=1", *options]) == 0
+        assert " ".join(capsys.readouterr().out.split()).endswith(last)
+
+
 def test_an_override_key_of_many_parts_takes_no_time(config_file, capsys):
     path = str(config_file())
     began = time.process_time()
