@@ -1,9 +1,44 @@
-"""The names of the clients of an entry, of which there may be a million."""
+"""The names of clients, of which there may be a million: those of an entry, and ranges of any."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
+
+MOST_NAMED = 10_000  # clients that records have one by one
+Range = str | tuple[str, int, int]
+
+
+def are_folded(clients: int) -> bool:
+    """Whether records have the clients of a kind as one, as there are more than ``MOST_NAMED``."""
+    return clients > MOST_NAMED
+
+
+def as_ranges(names: Iterable[str]) -> list[Range]:
+    """Names in their order, of which ``NAME-5``, ``NAME-6`` and ``NAME-7`` are one: ``("NAME", 5, 7)``."""
+    found: list[Range] = []
+    entry, first, last, awaited = "", 0, 0, None
+    for name in names:
+        if name == awaited:
+            last += 1
+            found[-1] = entry, first, last
+        else:
+            found.append(name)
+            entry, dash, number = name.rpartition("-")
+            counts = dash and number.isascii() and number.isdigit() and number[0] != "0"
+            first = last = int(number) if counts else 0
+        awaited = f"{entry}-{last + 1}" if first else None
+    return found
+
+
+def names_in(ranges: Iterable[Range]) -> Iterator[str]:
+    """The inverse of ``as_ranges``."""
+    for each in ranges:
+        if isinstance(each, str):
+            yield each
+        else:
+            entry, first, last = each
+            yield from (f"{entry}-{number}" for number in range(first, last + 1))
 
 
 class ClientNames(Sequence[str]):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import chain
 
 from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.clustering.in_a_run import ClusteringResult
+from atlas_cli.config.client_names import are_folded
 from atlas_cli.cycle_collection import without_collection
-from atlas_cli.data.class_names import count_labels
 from atlas_cli.engines.own_step import OnStep
+from atlas_cli.experiment.label_columns import label_columns, labels_of
 from atlas_cli.experiment.memory_record import MeasuredRound
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.compressed_step import CompressedStep
@@ -20,6 +22,7 @@ from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.round_time import simulate
 from atlas_cli.planning.devices.clock import RoundTime
 from atlas_cli.reports.progress import Progress
+from atlas_cli.runs.kinds import each_client, line_of_kind
 from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.seals import INDEX
 from atlas_cli.tasks.contract import Metric
@@ -133,19 +136,26 @@ class Recorder:
         clock, epsilon = self._simulate(result), federation.protection.figures(number)
         lines = [self._group_line(result, group, sending[group], clock, epsilon[group]) for group in sending]
         shares = self._shares(kept)
-        named = {*result.trained, *result.dropped, *result.scores.clients, *(c for g in sending.values() for c in g)}
-        everybody = number == 0 or result.last
-        clients = (
-            self._client_line(result, client, shares, clock)
-            for client in (federation.clients if everybody else federation.in_order(named))
-        )
+        everybody, labels, messages = number == 0 or result.last, list[JSON](), list[JSON]()
+        if everybody and are_folded(len(federation.clients)):
+            clients, messages = self._folded(result, shares, clock)
+            labels += label_columns(federation) if number == 0 else ()
+        else:
+            sent = (client for clients in sending.values() for client in clients)
+            named = () if everybody else {*result.trained, *result.dropped, *result.scores.clients, *sent}
+            clients = (
+                self._client_line(result, client, shares, clock)
+                for client in (federation.clients if everybody else federation.in_order(named))
+            )
         self.metrics += lines
         if self.files is None:
-            self.clients += clients
+            self.clients += each_client(clients, labels)
         else:
             self.files.append("metrics.jsonl", lines)
             self.files.append("clients.jsonl", clients)
-            self.files.append("messages.jsonl", result.ledger.records(number))
+            if labels:
+                self.files.append("labels.jsonl", labels)
+            self.files.append("messages.jsonl", messages or result.ledger.records(number))
             if federation.recording is not None:
                 self.files.append(INDEX, federation.recording.new_lines())
         if self.measured is not None and self.measured.number == number:
@@ -154,6 +164,42 @@ class Recorder:
         if number == 1:
             self._note_headers(result.ledger)
         return clock
+
+    def _folded(
+        self, result: RoundResult, shares: Mapping[str, float], clock: RoundTime | None
+    ) -> tuple[Iterator[JSON], list[JSON]]:
+        """Lines of clients and of messages of a round that reaches all: one for each client that took part, and for
+        those others of which all is the same one together (``runs.kinds``)."""
+        federation, ledger, number = self.federation, result.ledger, result.number
+        timed = clock.clients if clock is not None else ()
+        apart = {*result.trained, *result.dropped, *result.scores.clients, *timed}
+        others = [client for client in federation.clients if client not in apart]
+        kinds = self._alike(result, others)
+        lines = chain(
+            (self._client_line(result, client, shares, clock) for client in federation.in_order(apart)),
+            (line_of_kind(self._client_line(result, names[0], shares, clock), names) for names in kinds),
+        )
+        messages = ledger.records(number, apart)
+        for names in ledger.kinds(others):
+            messages += [line_of_kind(line, names) for line in ledger.records(number, names[:1])]
+        return lines, messages
+
+    def _alike(self, result: RoundResult, others: Iterable[str]) -> list[list[str]]:
+        """Clients that took no part in a round, apart by what their lines in clients.jsonl say but for the name."""
+        members, accounts = self.federation.aggregator.members, result.ledger.accounts
+        told = self._tells_epsilon(result)
+        sizes = {account: tuple(account.bytes.values()) for account in set(accounts.values())}
+        found: dict[tuple[object, ...], list[str]] = {}
+        for client in others:  # of a million this much is looked at one by one
+            member, account = members[client], accounts.get(client)
+            line: tuple[object, ...] = (
+                *(member.task_group, member.cluster, member.exchanged_sha256(), member.delivered_sha256),
+                sizes[account] if account is not None else (0, 0),
+            )
+            if told:
+                line = (*line, tuple(self._epsilon(result, client).items()))
+            found.setdefault(line, []).append(client)
+        return list(found.values())
 
     def _note_headers(self, ledger: Ledger) -> None:
         """Of clients with codecs, who look at bytes, where headers are a large part of messages."""
@@ -184,6 +230,8 @@ class Recorder:
 
     def _by_group(self, clients: Iterable[str]) -> dict[str, list[str]]:
         """Some clients by task group, each once, in the order of the config."""
+        if isinstance(clients, Mapping) and len(clients) == len(self.federation.clients):
+            return {group: self.federation.members(group) for group in self.federation.group_names}
         found: dict[str, list[str]] = {group: [] for group in self.federation.group_names}
         for client in self.federation.in_order(clients):
             found[self.federation.group_of(client)].append(client)
@@ -205,7 +253,7 @@ class Recorder:
         work, training = self._work(group, result.trained), self.federation.config.training
         task = self.federation.data[group].task
         factor = learning_rate_factor(training, number * training.local_steps - 1) if number else None
-        cohort = self._by_group([*result.trained, *result.dropped])[group]
+        cohort, sent = self._by_group([*result.trained, *result.dropped])[group], result.ledger.totals(sending)
         participants = [client for client in cohort if client in result.kept]
         return {
             "round": number,
@@ -219,8 +267,8 @@ class Recorder:
             **_counts(scores.metrics.get(group)),
             "examples": work.examples,
             "tokens": work.tokens,
-            "bytes_up": result.ledger.total("up", sending),
-            "bytes_down": result.ledger.total("down", sending),
+            "bytes_up": sent["up"],
+            "bytes_down": sent["down"],
             "seconds": round(work.seconds + scores.seconds.get(group, 0.0), 6),
             "samples_per_second": round(work.examples / work.seconds, 3) if work.seconds > 0 else None,
             **self._errors(group, result.errors),
@@ -244,7 +292,10 @@ class Recorder:
     def _client_line(
         self, result: RoundResult, client: str, shares: Mapping[str, float], clock: RoundTime | None
     ) -> JSON:
-        member, did = self.federation.aggregator.members[client], result.trained.get(client, LocalWork())
+        federation = self.federation
+        member, did = federation.aggregator.members[client], result.trained.get(client, LocalWork())
+        here = result.number == 0 and not are_folded(len(federation.clients))
+        labels = labels_of(federation.data[member.task_group], client) if here else {}
         return {
             "round": result.number,
             "client": client,
@@ -263,16 +314,18 @@ class Recorder:
             "local_test": result.scores.clients.get(client),
             "simulated": asdict(clock.clients[client]) if clock and client in clock.clients else None,
             **(_norms(self.federation.protection.norms_of_client(client)) if client in shares else {}),
-            **self._epsilon(result, client),
-            **(self._labels(client) if result.number == 0 else {}),
+            **({"epsilon": own} if self._tells_epsilon(result) and (own := self._epsilon(result, client)) else {}),
+            **({"labels": labels} if labels else {}),
         }
 
-    def _epsilon(self, result: RoundResult, client: str) -> JSON:
-        """The client's own epsilon. Of DP-SGD it takes a while for each size of data, and is told in the last round."""
-        protection, privacy = self.federation.protection, self.federation.config.privacy
-        told = result.last or (result.number > 0 and privacy.examples is None)
-        found = protection.figures_of_client(client, result.number) if told and privacy.bounded() else {}
-        return {"epsilon": found} if found else {}
+    def _tells_epsilon(self, result: RoundResult) -> bool:
+        """Whether lines have clients' own epsilon. Of DP-SGD it takes a while for each size of data, and is told in the
+        last round."""
+        privacy = self.federation.config.privacy
+        return (result.last or (result.number > 0 and privacy.examples is None)) and bool(privacy.bounded())
+
+    def _epsilon(self, result: RoundResult, client: str) -> Mapping[str, float | str]:
+        return self.federation.protection.figures_of_client(client, result.number)
 
     def _budget(self, group: str, number: int) -> JSON:
         """What is spent with earlier runs, and who is frozen; the fields are there only where a budget is."""
@@ -282,13 +335,6 @@ class Recorder:
         members = self.federation.members(group)
         frozen = protection.frozen(number)
         return {"spent": protection.spent(members, number), "frozen": [c for c in members if c in frozen]}
-
-    def _labels(self, client: str) -> JSON:
-        """How often each class is a label of the client's training rows; the field is there only where classes are."""
-        group = self.federation.data[self.federation.group_of(client)]
-        rows = {feature["row"] for feature in group.train[client]} if group.task.has_classes else set()
-        counts = count_labels([group.data.train[row] for row in sorted(rows)], group.task.labels_in)
-        return {"labels": dict(counts)} if counts else {}
 
     def _shares(self, kept: Mapping[str, LocalWork]) -> dict[str, float]:
         """What each client that has something to merge counts for in its group's merge."""

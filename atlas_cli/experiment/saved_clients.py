@@ -66,8 +66,9 @@ class SavedClients:
         changed = last_used.since(self._seen) if self._records else self.federation.clients
         self._seen = last_used.now
         derived: dict[object, str | None] = {}
+        stored: dict[tuple[object, ...], ClientRecord] = {}
         for name in changed:
-            self._look_at(name, derived)
+            self._look_at(name, derived, stored)
         whose = list(map(id, self._records.values()))  # of a million clients nothing else is looked at
         numbers = {own: number for number, own in enumerate(dict.fromkeys(whose))}
         objects = {id(record): record for record in self._known.values()}
@@ -106,17 +107,24 @@ class SavedClients:
             member.version, member.delivered_sha256 = record.version, record.delivered_sha256
         self._copies, self._records, self._known, self._keys = TensorStore(), {}, {}, {}  # all are looked at again
 
-    def _look_at(self, name: str, derived: dict[object, str | None]) -> None:
+    def _look_at(
+        self, name: str, derived: dict[object, str | None], stored: dict[tuple[object, ...], ClientRecord]
+    ) -> None:
         """Make a client's record anew.
 
         Args:
             derived: hashes of base changes that follow from the group's version, by group and ranks.
+            stored: records of idle clients, by what they share and have.
         """
         federation, store = self.federation, self._copies
         member = federation.aggregator.members[name]
-        keys: list[str | None] = []
+        left = self._keys.pop(name, ())
         if member.stored is not None:
-            parts = member.stored.parts
+            idle = id(member.stored), member.version, member.delivered_sha256
+            if idle not in stored:
+                made = ClientRecord(member.version, member.delivered_sha256, *member.stored.parts)
+                stored[idle] = self._known.setdefault(made, made)
+            self._records[name] = stored[idle]
         else:
             state = ClientState.of(federation.clients[name], member)
             alike = self._what_its_base_follows(name, member)
@@ -129,14 +137,13 @@ class SavedClients:
                 store.put(state.term) if state.term else None,
                 store.put(state.wire) if state.wire else None,
             )
-            keys += parts
             if follows:
                 derived[alike] = parts[2]
-        for key in self._keys.get(name, ()):
+            self._keys[name] = [key for key in parts if key is not None]
+            record = ClientRecord(member.version, member.delivered_sha256, *parts)
+            self._records[name] = self._known.setdefault(record, record)
+        for key in left:
             store.release(key)
-        self._keys[name] = [key for key in keys if key is not None]
-        record = ClientRecord(member.version, member.delivered_sha256, *parts)
-        self._records[name] = self._known.setdefault(record, record)
 
     def _tensors(self, sha256: str) -> Mapping[str, Tensor]:
         if sha256 in self._copies:

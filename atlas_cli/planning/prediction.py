@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from atlas_cli.config.client_names import are_folded
 from atlas_cli.planning.client_plan import ClientPlan
 from atlas_cli.planning.memory.party_memory import PartyMemory
 from atlas_cli.planning.round_bytes import RoundBytes, Shape
-
-MOST_NAMED = 10_000  # clients that a record has one by one
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ class Prediction:
 
     @property
     def folded(self) -> bool:
-        """Whether a record has the clients of a kind as one, as there are more than ``MOST_NAMED``."""
-        return sum(map(len, self.names)) > MOST_NAMED
+        """Whether a record has the clients of a kind as one."""
+        return are_folded(sum(map(len, self.names)))
 
     def record(self) -> dict[str, Any]:
         """The prediction as JSON in bytes, with the keys of memory.json, ``transient`` and ``peak``.

@@ -17,8 +17,20 @@ from pydantic import ValidationError
 
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.printable import printable
+from atlas_cli.runs.kinds import each_client
 from atlas_cli.runs.schemas import SCHEMAS
-from atlas_cli.runs.seals import FILES, SELF_CHECKED, RunSeals, require_unchanged, seals_of, with_sum, without_sum
+from atlas_cli.runs.seals import (
+    CLIENTS,
+    FILES,
+    LABELS,
+    MESSAGES,
+    SELF_CHECKED,
+    RunSeals,
+    require_unchanged,
+    seals_of,
+    with_sum,
+    without_sum,
+)
 from atlas_cli.storage.moving import move
 from atlas_cli.storage.secrets import mask
 from atlas_cli.storage.strict_json import strict_json
@@ -147,9 +159,18 @@ class RunDirectory:
         (``runs.seals``); [] when the run has not written it. ``size``: only of the first so many bytes, which the
         caller has checked.
 
+        Of clients.jsonl and messages.jsonl there is a record for each client, also where a line is of many
+        (``runs.kinds``), and counts of labels.jsonl are in those of clients in round 0.
+
         Raises:
             ResourceError: a damaged line, named by file and line.
         """
+        found = self._lines(name, size)
+        if name == CLIENTS:
+            return list(each_client(found, self._lines(LABELS)))
+        return list(each_client(found)) if name == MESSAGES else found
+
+    def _lines(self, name: str, size: int | None = None) -> list[dict[str, Any]]:
         path = self.path / name
         if not path.exists():
             require_unchanged(self.path, name, b"", self._said(name, size))

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from atlas_cli.runs.memory_schemas import MemoryRecord
 from atlas_cli.runs.record import Count, Record
@@ -197,11 +197,38 @@ class MetricsRecord(Record):
     )
 
 
-class ClientRecord(Record):
-    """A line of clients.jsonl."""
+Range = str | tuple[str, Count, Count]
+
+
+class RecordOfClients(Record):
+    """A line of one client, or of several of which all else is the same."""
 
     round: Count = Field(description="Number of the round; 0 is before training.")
-    client: str = Field(description="Name of the client.")
+    client: str | None = Field(
+        default=None,
+        description="Name of the client; not in a line [of many](#lines-of-many-clients).",
+    )
+    names: list[Range] | None = Field(
+        default=None,
+        description='Only in a line of many clients: their names, and `["c", 5, 7]` for `c-5`, `c-6` and `c-7`.',
+    )
+    count: Count | None = Field(
+        default=None, description="Only in a line of many clients: how many they are; all figures are of each of them."
+    )
+
+    @model_validator(mode="after")
+    def _is_of_somebody(self) -> Self:
+        if self.client is not None:
+            if self.names is not None or self.count is not None:
+                raise ValueError("has client and names")
+        elif self.names is None or self.count != sum(1 if isinstance(r, str) else r[2] - r[1] + 1 for r in self.names):
+            raise ValueError("has neither client nor as many names as count says")
+        return self
+
+
+class ClientRecord(RecordOfClients):
+    """A line of clients.jsonl."""
+
     task_group: str = Field(description="Name of its task group.")
     cluster: str | None = Field(description="Whose adapters it is merged with; null: those of its task group.")
     participated: bool = Field(description="Whether its work of the round counted.")
@@ -256,9 +283,20 @@ class ClientRecord(Record):
         default=None,
         description=(
             "In round 0, for tasks with classes: how often each class is a label of its training rows (tags: of its "
-            "words)."
+            "words). Where lines are of many clients, labels.jsonl has it instead."
         ),
     )
+
+
+class LabelsRecord(Record):
+    """A line of labels.jsonl."""
+
+    task_group: str = Field(description="Name of the task group.")
+    names: list[Range] = Field(description="Its clients, as in lines of many clients; the columns are in their order.")
+    classes: list[str] = Field(description="Every class that is a label of a training row.")
+    distinct: list[Count] = Field(description="How many classes a client's training rows have, by client.")
+    places: list[Count] = Field(description="These classes, client after client, as places in `classes` from 0 on.")
+    counts: list[Count] = Field(description="How often each is a label of the client's training rows.")
 
 
 class ClustersRecord(Record):
@@ -277,11 +315,9 @@ class ClustersRecord(Record):
     )
 
 
-class MessageRecord(Record):
+class MessageRecord(RecordOfClients):
     """A line of messages.jsonl."""
 
-    round: Count = Field(description="Number of the round.")
-    client: str = Field(description="The client that sent or got the messages.")
     kind: Kind = Field(description="Kind of the messages, described in [methods](../concepts/split.md).")
     direction: Literal["up", "down"] = Field(
         description="`up`: from the client to the server; `down`: from the server to the client."
@@ -331,6 +367,7 @@ class SumsRecord(Record):
 SCHEMAS: dict[str, type[Record]] = {
     "metrics.jsonl": MetricsRecord,
     "clients.jsonl": ClientRecord,
+    "labels.jsonl": LabelsRecord,
     "clusters.jsonl": ClustersRecord,
     "messages.jsonl": MessageRecord,
     "messages/index.jsonl": MessageIndexRecord,

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 SUMS = "sums.jsonl"
 INDEX = "messages/index.jsonl"
 SELF_CHECKED = ("manifest.json", "audit.json")  # have the hash of the rest of them in ``sha256``
-LINES = ("metrics.jsonl", "clients.jsonl", "clusters.jsonl", "messages.jsonl", INDEX, SUMS)
+CLIENTS, MESSAGES, LABELS = "clients.jsonl", "messages.jsonl", "labels.jsonl"
+LINES = ("metrics.jsonl", CLIENTS, LABELS, "clusters.jsonl", MESSAGES, INDEX, SUMS)
 MEMORY = "memory.json"
 FILES = (*LINES, MEMORY)
 ADVICE = "restore the file from a copy, or start the experiment anew"

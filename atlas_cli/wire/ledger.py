@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import cast, get_args
 
 from atlas_cli.wire.lost import Lost
 from atlas_cli.wire.messages import TYPES, Direction, HiddenStates, Message, NamedTensors
@@ -19,6 +19,7 @@ _ASKED: dict[tuple[str, Direction], str] = {
     ("head", "down"): "deliveries",
     ("head", "up"): "adapters",
 }
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 _COUNTED = ("messages", "bytes", "payload_bytes", "closed_form_bytes")
 
 
@@ -61,12 +62,24 @@ class Account:
     """
 
     entries: dict[tuple[str, Direction], Entry] = field(default_factory=dict)
-    bytes: dict[Direction, int] = field(default_factory=lambda: {"up": 0, "down": 0})
+    bytes: dict[Direction, int] = field(default_factory=lambda: dict.fromkeys(DIRECTIONS, 0))
     shared: bool = False
 
     def in_order(self) -> list[tuple[tuple[str, Direction], Entry]]:
         """The entries in an order that does not depend on which message was first."""
         return sorted(self.entries.items(), key=lambda item: item[0])
+
+    def lines(self) -> list[dict[str, object]]:
+        """What lines of messages.jsonl say of it."""
+        return [
+            {
+                "kind": kind,
+                "direction": way,
+                **{name: getattr(entry, name) for name in _COUNTED},
+                **(entry.lost.figures() if entry.lost is not None else {}),
+            }
+            for (kind, way), entry in self.in_order()
+        ]
 
     def together(self, other: Account | None = None) -> Account:
         """One with the messages of this and of another."""
@@ -140,7 +153,12 @@ class Ledger:
 
     def total(self, direction: Direction, clients: Iterable[str]) -> int:
         """Serialised bytes of some clients in one direction."""
-        return sum(account.bytes[direction] * count for account, count in self._accounts_of(set(clients)).items())
+        return self.totals(clients)[direction]
+
+    def totals(self, clients: Iterable[str]) -> dict[Direction, int]:
+        """Serialised bytes of some clients by direction."""
+        counts = self._accounts_of(set(clients)).items()
+        return {way: sum(account.bytes[way] * count for account, count in counts) for way in DIRECTIONS}
 
     def entry(self, client: str, kind: str, direction: Direction) -> Entry | None:
         """A client's messages of one kind in one direction; None if there are none."""
@@ -193,7 +211,7 @@ class Ledger:
         named = frozenset(clients)
         coded = {
             account: [(_ASKED.get(of, of[0]), entry.lost) for of, entry in account.in_order() if entry.lost]
-            for account in self._accounts_of(named)
+            for account in set(self.accounts.values())
         }
         found: dict[str, Lost] = {}
         if any(coded.values()):
@@ -202,20 +220,30 @@ class Ledger:
                     found[asked] = found.get(asked, Lost()) + lost
         return {kind: found[kind].figures() for kind in sorted(found)}
 
-    def records(self, round_number: int) -> list[dict[str, object]]:
-        """Lines for messages.jsonl, in an order that does not depend on which client answered first."""
+    def records(self, round_number: int, clients: Iterable[str] | None = None) -> list[dict[str, object]]:
+        """Lines for messages.jsonl, in an order that does not depend on which client answered first.
+
+        Args:
+            clients: None: all.
+        """
         return [
-            {
-                "round": round_number,
-                "client": client,
-                "kind": kind,
-                "direction": way,
-                **{name: getattr(entry, name) for name in _COUNTED},
-                **(entry.lost.figures() if entry.lost is not None else {}),
-            }
-            for client, account in sorted(self.accounts.items(), key=lambda item: item[0])
-            for (kind, way), entry in account.in_order()
+            {"round": round_number, "client": client, **line}
+            for client in sorted(self.accounts if clients is None else self.accounts.keys() & clients)
+            for line in self.accounts[client].lines()
         ]
+
+    def kinds(self, clients: Iterable[str]) -> list[list[str]]:
+        """Those of some clients that have any message, apart by what their lines say, in the order that is given."""
+        by_account: dict[Account, list[str]] = {}
+        by_lines: dict[tuple[object, ...], list[str]] = {}
+        for client in clients:
+            if (account := self.accounts.get(client)) is None:
+                continue
+            if (names := by_account.get(account)) is None:
+                lines = tuple(value for line in account.lines() for value in line.items())
+                names = by_account[account] = by_lines.setdefault(lines, [])
+            names.append(client)
+        return list(by_lines.values())
 
     def _accounts_of(self, clients: Collection[str]) -> Counter[Account]:
         """The accounts of some clients, each once, with the number of these clients that have it."""

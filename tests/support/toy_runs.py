@@ -110,6 +110,7 @@ def check_files(run, config):
     names = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
     assert {"config.yaml", "manifest.json", "log.txt", "report.html", *SCHEMAS} - {
         "clusters.jsonl",
+        "labels.jsonl",
         "messages/index.jsonl",
     } <= names
     assert ("clusters.jsonl" in names) == (config.clustering is not None)

@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from atlas_cli.planning.prediction import MOST_NAMED, Prediction
+from atlas_cli.config.client_names import MOST_NAMED
+from atlas_cli.planning.prediction import Prediction
 from atlas_cli.printable import listed
 from atlas_cli.reports.fitted import layout
 from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, PARTS, REFERENCES, Holder, cells, client_rows, holder, sources

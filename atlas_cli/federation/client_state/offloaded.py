@@ -67,10 +67,12 @@ class OffloadedClients(Mapping[str, Party]):
 
     def start(self, name: str, party: Party, first: str) -> None:
         """Offload a client in its state before the run; ``party`` is the ``first`` client with that state."""
-        if name == first:
-            self._members[name].put_away(self._store(party, self._members[name]))
+        member, stored = self._members[name], self._members[first].stored
+        if stored is None:
+            member.put_away(self._store(party, member))
         else:
-            self.share([name], self._members[first])
+            self._hold(stored, 1)
+            member.put_away(stored)
 
     def share(self, names: Collection[str], other: Member) -> None:
         """Let offloaded clients share the state of another offloaded client."""
