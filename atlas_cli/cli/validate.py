@@ -11,6 +11,8 @@ import typer
 from atlas_cli.cli._arguments import ConfigFile, Json, LedgerFile, Overrides
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from atlas_cli.data.prepare import PreparedGroup
     from atlas_cli.planning.plan import ClientPlan, Plan
 
@@ -33,17 +35,23 @@ def command(
 
     Nothing is written but downloads into the cache. A plan needs no weights: the model is built on the meta device.
     """
+    from atlas_cli.cycle_collection import without_collection
+
+    with without_collection():  # what is made of many clients is gone before a search for cycles would go over it
+        _validate(file, overrides or [], data, ledger, as_json)
+
+
+def _validate(file: Path, overrides: list[str], data: bool, ledger: Path | None, as_json: bool) -> None:
     from atlas_cli.cli._checked import checked
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import class_counts
     from atlas_cli.reports.terminal import Terminal, busy
-    from atlas_cli.tasks.contract import count_examples
 
-    loaded = load_config(file, overrides or [])
+    loaded = load_config(file, overrides)
     console = Terminal()
     with locating(loaded), busy(f"checking {file}"):
         plan, prepared, notes = checked(loaded.config, data, ledger)
-    examples = {c: count_examples(f) for group in prepared.values() for c, f in group.train.items()}
+    examples = {client: count for group in prepared.values() for client, count in group.examples.items()}
     if as_json:
         typer.echo(json.dumps(_record(plan, prepared, notes, examples), indent=2))
         return
@@ -58,7 +66,7 @@ def command(
         for note in group.notes:
             console.say(f"note: {name}: {note}")
     found, follows = ("valid", "train") if data else ("valid as far as is seen without its data", "validate")
-    console.say(f"{file} is {found}; next: atlas {follows} {shlex.join([str(file), *(overrides or [])])}")
+    console.say(f"{file} is {found}; next: atlas {follows} {shlex.join([str(file), *overrides])}")
 
 
 def _record(

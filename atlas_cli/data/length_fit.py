@@ -24,10 +24,20 @@ class Fit:
     left_out: int
 
     @classmethod
+    def of_rows(cls, encoded: Sequence[Sequence[Feature]]) -> Fit:
+        """The fit of rows, from the features of each: ``of`` without looking for the rows that features are of."""
+        cut = sum(any(f.get("truncated") for f in features) for features in encoded) if _any_cut(encoded) else 0
+        return cls(len(encoded), cut, len(encoded) - sum(map(bool, encoded)))
+
+    @classmethod
     def of(cls, rows: int, features: Sequence[Feature]) -> Fit:
         """The fit of so many rows, from their features."""
         cut = count_examples([feature for feature in features if feature.get("truncated")])
         return cls(rows, cut, rows - count_examples(features))
+
+
+def _any_cut(encoded: Sequence[Sequence[Feature]]) -> bool:
+    return any([True for features in encoded for feature in features if feature.get("truncated")])
 
 
 def only_whole(

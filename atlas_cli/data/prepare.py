@@ -39,6 +39,8 @@ class PreparedGroup:
         shards: row numbers of every client, its local test part included.
         partition: the rows of each client, with the number of unused rows and the column's values by client.
         train, local_test: features by client; ``Feature.row`` is a row of ``data.train``.
+        examples: how many training examples each client has, its local test part left out.
+        fits: how training rows (including local tests), test and validation rows fit ``max_length``.
         test, validation: features of the group's held-out parts, seen by no client; there may be no validation part.
         tokens_note: what is unusual about the tokens of these texts.
         unread_note: names the unused columns of the source.
@@ -54,6 +56,8 @@ class PreparedGroup:
     local_test: Mapping[str, list[Feature]]
     test: list[Feature]
     partition: Partition
+    examples: Mapping[str, int]
+    fits: Mapping[str, Fit]
     max_length: int
     on_truncated: str
     tokens_note: str | None = None
@@ -71,19 +75,9 @@ class PreparedGroup:
         """Sentences on the group's rows that are shown with its sizes."""
         found = [f"{self.data.origin}: {self.data.account.sentence()}", *self.data.notes, *self.partition.notes]
         found += [self.unread_note] if self.unread_note is not None else []
-        found += fit_notes(self.fits(), self.max_length, self.on_truncated)
+        found += fit_notes(self.fits, self.max_length, self.on_truncated)
         found += [self.tokens_note] if self.tokens_note is not None else []
         return [*found, *self.overlaps]
-
-    def fits(self) -> dict[str, Fit]:
-        """How training rows (including local tests), test and validation rows fit ``max_length``."""
-        dealt = sum(map(len, self.shards.values()))
-        train = [f for part in (self.train, self.local_test) for features in part.values() for f in features]
-        held_out = self.data.held_out
-        return {
-            "training": Fit.of(dealt, train),
-            **{part: Fit.of(len(held_out[part]), features) for part, features in self.scored.items()},
-        }
 
 
 def class_counts(group: PreparedGroup) -> str:
@@ -131,11 +125,12 @@ def _prepare_group(
     dealt = partition(data.train, clients, config.partition, labels, seed, name, data.numbered)
     parts = {"training": data.train, **data.held_out}
     encoded, *scored = _encoded(config, task, parts, tokenizer)
-    train, local_test, whole = {}, {}, all(encoded)
+    train, local_test, examples, whole = {}, {}, {}, all(encoded)
     for client, rows in dealt.shards.items():
         for_training, for_test = split_local_test(rows, config.partition.local_test, seed, client)
         train[client] = [feature for row in for_training for feature in encoded[row]]
         local_test[client] = [feature for row in for_test for feature in encoded[row]]
+        examples[client] = len(for_training) if whole else sum(bool(encoded[row]) for row in for_training)
         if not train[client]:
             raise ConfigError(
                 f"client {client} has no usable training example: all {len(for_training)} are longer than"
@@ -171,11 +166,16 @@ def _prepare_group(
     collate(task, [*next(iter(train.values()))[:1], *first], 0)  # labels are what the task says, before a run starts
     note = other_tokens(tokenizer, (row for rows in parts.values() for row in rows))
     length = config.training.max_length
+    all_dealt = [encoded[row] for rows in dealt.shards.values() for row in rows] if dealt.unused else encoded
+    fits = {"training": Fit.of_rows(all_dealt)}
+    fits |= {part: Fit.of_rows(rows) for part, rows in zip(data.held_out, scored, strict=True)}
     unread = (
         _unread_note(data, {config.partition.column, group.data.split_by}) if group.data.source != "corpus" else None
     )
     return PreparedGroup(
-        *(data, task, dealt.shards, train, local_test, held_out["test"], dealt, length, rule, note, unread),
+        *(data, task, dealt.shards, train, local_test, held_out["test"], dealt, examples, fits, length, rule),
+        tokens_note=note,
+        unread_note=unread,
         validation=held_out.get("validation", []),
     )
 

@@ -60,7 +60,7 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
         name: {
             "origin": group.data.origin,
             "sha256": group.data.sha256,
-            "train": sum(map(count_examples, group.train.values())),
+            "train": sum(group.examples.values()),
             **{part: count_examples(features) for part, features in group.scored.items()},
             "local_test": sum(map(count_examples, group.local_test.values())),
             "sequences": {
@@ -73,7 +73,7 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
             "rows": {**group.data.account.record(), "unused": group.partition.unused},
             "column_values": group.partition.values,
             **_embedding_rows(federation, name),
-            "fit": {part: asdict(fit) for part, fit in group.fits().items()},
+            "fit": {part: asdict(fit) for part, fit in group.fits.items()},
             "notes": group.notes,
         }
         for name, group in federation.data.items()

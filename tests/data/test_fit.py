@@ -7,9 +7,11 @@ import pytest
 from support.tiny_models import word_tokenizer
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.data.length_fit import Fit
 from atlas_cli.data.prepare import class_counts, prepare
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.manifest_facts import data_facts
+from atlas_cli.tasks.contract import count_examples
 
 LONG, SHORT = "the film was " * 6, "who was it"  # 18 and 3 tokens
 
@@ -38,6 +40,16 @@ def prepared(tmp_path, rule, task="instruction", length=8, train=None, test=None
         }
     )
     return prepare(config, word_tokenizer(task in ("instruction", "causal-lm")), True)["g"]
+
+
+@pytest.mark.parametrize("rule", ["cut", "keep-end", "drop"])
+def test_examples_of_clients_and_fits_of_parts_are_those_of_their_features(tmp_path, rule):
+    group = prepared(tmp_path, rule)
+    assert group.examples == {"a": count_examples(group.train["a"])}
+    assert group.fits == {
+        "training": Fit.of(6, [*group.train["a"], *group.local_test["a"]]),
+        "test": Fit.of(2, group.test),
+    }
 
 
 FITS = {  # of training and test rows: cut, left out

@@ -8,6 +8,7 @@ from hashlib import sha256
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny_models import WORDS, word_tokenizer
@@ -15,6 +16,7 @@ from support.tiny_models import WORDS, word_tokenizer
 from atlas_cli import tasks
 from atlas_cli.data import class_names, token_cache
 from atlas_cli.data import rows as data_rows
+from atlas_cli.data.length_fit import Fit
 from atlas_cli.data.rows import digest, identity
 from atlas_cli.data.source_parts import SourceParts
 from atlas_cli.data.task_fields import canonical, with_fields
@@ -77,6 +79,27 @@ def test_examples_are_counted_by_their_rows(numbers):
     """Features of no row are examples of their own."""
     features = [{} if number is None else {"row": number} for number in numbers]
     assert count_examples(features) == len(set(numbers) - {None}) + numbers.count(None)
+
+
+WINDOWS = st.lists(st.sampled_from([{"truncated": True}, {"truncated": False}, {}]), max_size=3)
+
+
+@given(st.lists(WINDOWS))
+def test_how_rows_fit_is_the_same_by_row_and_by_feature(rows):
+    encoded = [[{**feature, "row": number} for feature in features] for number, features in enumerate(rows)]
+    assert Fit.of_rows(encoded) == Fit.of(len(encoded), [feature for features in encoded for feature in features])
+
+
+@pytest.mark.parametrize("low", [0, -100, 2**31 - 31, -(2**31)])
+@given(st.lists(st.integers(0, 30), max_size=60), st.sampled_from([[], [-(2**31)], [0], [2**31 - 1]]))
+def test_numbers_out_of_the_cache_are_those_that_went_in(low, numbers, far):
+    values = [low + number for number in numbers] + far
+    shared = token_cache._shared(torch.tensor(values, dtype=torch.int32))
+    assert shared == values and set(map(type, shared)) <= {int}
+
+
+def test_equal_numbers_out_of_the_cache_are_one_object():
+    assert len(set(map(id, token_cache._shared(torch.tensor([1000, 1001] * 50, dtype=torch.int32))))) == 2
 
 
 @settings(max_examples=40)
