@@ -27,13 +27,16 @@ def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> N
 
     Of offloaded clients that share a state, one is brought in, and the others share its new state.
     """
-    aggregator, offload, plans = federation.aggregator, federation.offload, federation.plan.by_name
+    aggregator, offload = federation.aggregator, federation.offload
     kinds: dict[tuple[object, ...], tuple[StoredState, tuple[object, ...] | None]] = {}
     given: dict[tuple[object, ...], _Delivered] = {}
     for client in clients:
         member, alike = aggregator.members[client], None
         if (stored := member.stored) is not None:  # of a million this much is looked at one by one
-            kind = id(stored), member.version, member.cluster, plans[client].key
+            # clients share a state only if they are of one task group and hold the same part of one base
+            kind: tuple[object, ...] = id(stored), member.version, member.cluster, member.compact
+            if member.coding is not None:
+                kind = (*kind, federation.plan.by_name[client].key)  # the clients of one key have one codec
             if kind not in kinds:
                 kinds[kind] = stored, _alike(federation, client) if aggregator.is_behind(client) else None
             alike = kinds[kind][1]
@@ -61,9 +64,6 @@ def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> N
         if offload is not None:
             offload.share(found.others, found.member)
         federation.last_used.record(found.others)
-        for client in found.others:
-            member = aggregator.members[client]
-            member.version, member.delivered_sha256 = found.member.version, found.member.delivered_sha256
         if found.account is not None:
             ledger.add(found.account, found.others)
 
@@ -72,8 +72,8 @@ def _alike(federation: Federation, client: str) -> tuple[object, ...]:
     """What a delivery to an offloaded client depends on."""
     member = federation.aggregator.members[client]
     assert member.stored is not None
-    alike = (*member.stored.parts, id(federation.base_of(client)), member.group, member.part, member.version)
-    # the clients of one key have one codec
+    base, group = id(federation.base_of(client)), (member.group, member.part, member.version)
+    alike = (*member.stored.parts, base, *group, member.compact)
     return alike if member.coding is None else (*alike, federation.plan.by_name[client].key)
 
 

@@ -23,14 +23,13 @@ def labels_of(group: PreparedGroup, client: str) -> dict[str, int]:
 def label_columns(federation: Federation) -> Iterator[dict[str, object]]:
     """Lines of labels.jsonl: the counts of all clients of each task group whose task has classes."""
     for name in federation.group_names:
-        group, members = federation.data[name], federation.members(name)
+        group = federation.data[name]
         if not group.task.has_classes:
             continue
         in_row = [group.task.labels_in(row) for row in group.data.train]
         classes: dict[str, int] = {}
         distinct, places, counts = list[int](), list[int](), list[int]()
-        for client in members:
-            features = group.train[client]
+        for features in group.train.values():
             if len(features) == 1 and len(labels := in_row[features[0]["row"]]) == 1:  # so are most of a million
                 distinct.append(1)
                 places.append(classes.setdefault(labels[0], len(classes)))
@@ -43,7 +42,7 @@ def label_columns(federation: Federation) -> Iterator[dict[str, object]]:
             counts += found.values()
         yield {
             "task_group": name,
-            "names": as_ranges(members),
+            "names": as_ranges(group.train),
             "classes": list(classes),
             "distinct": distinct,
             "places": places,

@@ -173,25 +173,26 @@ class Recorder:
         federation, ledger, number = self.federation, result.ledger, result.number
         timed = clock.clients if clock is not None else ()
         apart = {*result.trained, *result.dropped, *result.scores.clients, *timed}
-        others = [client for client in federation.clients if client not in apart]
-        kinds = self._alike(result, others)
+        kinds = self._alike(result, apart)
         lines = chain(
             (self._client_line(result, client, shares, clock) for client in federation.in_order(apart)),
             (line_of_kind(self._client_line(result, names[0], shares, clock), names) for names in kinds),
         )
         messages = ledger.records(number, apart)
-        for names in ledger.kinds(others):
+        for names in ledger.kinds(client for client in federation.clients if client not in apart):
             messages += [line_of_kind(line, names) for line in ledger.records(number, names[:1])]
         return lines, messages
 
-    def _alike(self, result: RoundResult, others: Iterable[str]) -> list[list[str]]:
-        """Clients that took no part in a round, apart by what their lines in clients.jsonl say but for the name."""
-        members, accounts = self.federation.aggregator.members, result.ledger.accounts
+    def _alike(self, result: RoundResult, apart: Collection[str]) -> list[list[str]]:
+        """All other clients than some, by what their lines in clients.jsonl say but for the name."""
+        accounts = result.ledger.accounts
         told = self._tells_epsilon(result)
         sizes = {account: tuple(account.bytes.values()) for account in set(accounts.values())}
         found: dict[tuple[object, ...], list[str]] = {}
-        for client in others:  # of a million this much is looked at one by one
-            member, account = members[client], accounts.get(client)
+        for client, member in self.federation.aggregator.members.items():  # of a million each is looked at
+            if client in apart:
+                continue
+            account = accounts.get(client)
             line: tuple[object, ...] = (
                 *(member.task_group, member.cluster, member.exchanged_sha256(), member.delivered_sha256),
                 sizes[account] if account is not None else (0, 0),
@@ -253,7 +254,8 @@ class Recorder:
         work, training = self._work(group, result.trained), self.federation.config.training
         task = self.federation.data[group].task
         factor = learning_rate_factor(training, number * training.local_steps - 1) if number else None
-        cohort, sent = self._by_group([*result.trained, *result.dropped])[group], result.ledger.totals(sending)
+        cohort, ledger = self._by_group([*result.trained, *result.dropped])[group], result.ledger
+        sent = ledger.totals(sending if len(sending) < len(ledger.accounts) else None)
         participants = [client for client in cohort if client in result.kept]
         return {
             "round": number,

@@ -301,7 +301,7 @@ def evaluate(federation: Federation) -> Scores:
             if generated:
                 scores.test[group] |= mean_metrics([generated[name] for name in users])
             scores.models[group] = len(models)
-            for client in members:
+            for client in members if any(prepared.local_test.values()) else ():
                 if prepared.local_test[client] and not federation.trains(client):
                     with federation.at_hand([client]):
                         model = federation.model_of_client(client)

@@ -118,7 +118,7 @@ class SavedClients:
         """
         federation, store = self.federation, self._copies
         member = federation.aggregator.members[name]
-        left = self._keys.pop(name, ())
+        left = self._keys.pop(name, ()) if self._keys else ()
         if member.stored is not None:
             idle = id(member.stored), member.version, member.delivered_sha256
             if idle not in stored:

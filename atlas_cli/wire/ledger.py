@@ -136,6 +136,11 @@ class Ledger:
 
         They are not watched (``see``).
         """
+        if not self.accounts:
+            first = counted.together()
+            first.shared = True
+            self.accounts = dict.fromkeys(clients, first)
+            return
         grown: dict[int, tuple[Account | None, Account]] = {}  # with the accounts, whose addresses are kept so
         for client in clients:
             before = self.accounts.get(client)
@@ -155,9 +160,10 @@ class Ledger:
         """Serialised bytes of some clients in one direction."""
         return self.totals(clients)[direction]
 
-    def totals(self, clients: Iterable[str]) -> dict[Direction, int]:
-        """Serialised bytes of some clients by direction."""
-        counts = self._accounts_of(set(clients)).items()
+    def totals(self, clients: Iterable[str] | None = None) -> dict[Direction, int]:
+        """Serialised bytes of some clients, or of all, by direction."""
+        found = Counter(self.accounts.values()) if clients is None else self._accounts_of(set(clients))
+        counts = found.items()
         return {way: sum(account.bytes[way] * count for account, count in counts) for way in DIRECTIONS}
 
     def entry(self, client: str, kind: str, direction: Direction) -> Entry | None:

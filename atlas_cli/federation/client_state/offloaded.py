@@ -75,20 +75,23 @@ class OffloadedClients(Mapping[str, Party]):
             member.put_away(stored)
 
     def share(self, names: Collection[str], other: Member) -> None:
-        """Let offloaded clients share the state of another offloaded client."""
-        stored = other.stored
+        """Let offloaded clients share the state of another offloaded client, and what it was delivered."""
+        stored, version, delivered = other.stored, other.version, other.delivered_sha256
         assert stored is not None
         self._hold(stored, len(names))
-        left: dict[int, list[StoredState]] = {}
+        left, times, seen = list[StoredState](), list[int](), dict[int, int]()
         for name in names:
             member = self._members[name]
-            if (before := member.stored) is None:
-                member.put_away(stored)
-            else:
-                left.setdefault(id(before), []).append(before)
-                member.stored = stored  # nothing else of it is in memory
-        for states in left.values():
-            self._release(states[0], len(states))
+            before = member.stored
+            assert before is not None
+            if (place := seen.get(id(before))) is None:
+                place = seen[id(before)] = len(left)
+                left.append(before)
+                times.append(0)
+            times[place] += 1
+            member.stored, member.version, member.delivered_sha256 = stored, version, delivered
+        for state, count in zip(left, times, strict=True):
+            self._release(state, count)
 
     def state_of(self, stored: StoredState) -> ClientState:
         """The stored state of a client."""
