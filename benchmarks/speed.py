@@ -14,6 +14,7 @@ Contestants train the same parameters from the same values on the same texts, an
 the median of the ratios of neighbours, in real tokens a second. Sentences are those of movie-sentiment (mean 24
 tokens). gpt2 has the size of GPT-2 small and random weights, cut after 6 of 12 blocks; llama that of SmolLM2 135M,
 cut after 15 of 30; minilm is the real one, cut after 3 of 6. LoRA of rank 8 in all blocks, AdamW, float32, no dropout.
+What a comparison takes of memory is given back before the next begins (contestants/freed_memory.py).
 """
 
 from __future__ import annotations

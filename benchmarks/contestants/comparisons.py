@@ -17,6 +17,7 @@ from atlas_cli.planning.memory_of_plan import Shape
 from contestants.atlas import atlas_rounds, atlas_steps
 from contestants.experiment import MODELS, WINDOW, Arena, Experiment, write_long_texts
 from contestants.flower import FlowerRounds
+from contestants.freed_memory import give_back_freed_memory
 from contestants.half_memory import peft_half
 from contestants.naive import NaiveSplit
 from contestants.products import Products
@@ -162,25 +163,31 @@ def _length(size: int, short: bool) -> list[str]:
 
 def products(options: Options) -> Iterator[Result]:
     """The share of time that the matrix products of the real tokens alone would take."""
-    for texts, size, target in (("long", SHAPE[0], 0.85), ("natural", SHAPE[0], None)):
-        with arena_of("gpt2", 1, size, options, long=texts == "long") as arena:
-            lengths = [len(text["input_ids"]) for text in arena.texts(arena.clients[0])]
-            tokens = SHAPE[1] * size if texts == "long" else round(size * sum(lengths) / len(lengths))
-            alone = {"products": Products(arena.federation, size, tokens)}
-            if available():
-                alone["in order"] = Products(arena.federation, size, tokens, ordered=True)
-            with _closing(atlas_steps(arena.federation)) as (atlas,):
-                taken = take_turns({"atlas": atlas, **alone}, options.turns)
-        flops = alone["products"].flops / alone["products"].work.tokens / 1e9
-        work = f"gpt2, 1 client x {size}, " + (f"{SHAPE[1]} tokens each" if texts == "long" else "natural lengths")
-        for way in alone:
-            rates = {
-                f"{who}, GFLOP/s": flops * sum(t[who].work.tokens for t in taken) / sum(t[who].seconds for t in taken)
-                for who in ("atlas", way)
-            }
-            name = "matrix products of the real tokens" if way == "products" else "the same, weights in order"
-            shares = spread(ratios(taken, "atlas", way))
-            yield Result(name, work, shares, target if way == "products" else None, rates=rates)
+    yield from against_products(options, long=True)
+    yield from against_products(options, long=False)
+
+
+def against_products(options: Options, *, long: bool) -> Iterator[Result]:
+    """One client, on ``long`` texts, of a target, or on the sentences of the corpus."""
+    size = SHAPE[0]
+    with arena_of("gpt2", 1, size, options, long=long) as arena:
+        lengths = [len(text["input_ids"]) for text in arena.texts(arena.clients[0])]
+        tokens = SHAPE[1] * size if long else round(size * sum(lengths) / len(lengths))
+        alone = {"products": Products(arena.federation, size, tokens)}
+        if available():
+            alone["in order"] = Products(arena.federation, size, tokens, ordered=True)
+        with _closing(atlas_steps(arena.federation)) as (atlas,):
+            taken = take_turns({"atlas": atlas, **alone}, options.turns)
+    flops = alone["products"].flops / alone["products"].work.tokens / 1e9
+    work = f"gpt2, 1 client x {size}, " + (f"{SHAPE[1]} tokens each" if long else "natural lengths")
+    for way in alone:
+        rates = {
+            f"{who}, GFLOP/s": flops * sum(t[who].work.tokens for t in taken) / sum(t[who].seconds for t in taken)
+            for who in ("atlas", way)
+        }
+        name = "matrix products of the real tokens" if way == "products" else "the same, weights in order"
+        target = 0.85 if way == "products" and long else None
+        yield Result(name, work, spread(ratios(taken, "atlas", way)), target, rates=rates)
 
 
 def prefix(options: Options) -> Iterator[Result]:
@@ -235,7 +242,12 @@ def _result(
 def arena_of(
     model: str, clients: int, size: int, options: Options, *overrides: str, long: bool = False
 ) -> Iterator[Arena]:
-    """``long``: texts that fill the length that they are cut at, instead of the sentences of the corpus."""
+    """An arena, made when what others held before is given back: let go of the last before the next.
+
+    Args:
+        long: texts that fill the length that they are cut at, instead of the sentences of the corpus.
+    """
+    give_back_freed_memory()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = {"files": str(write_long_texts(folder, CORPUS, size * WINDOW))} if long else CORPUS

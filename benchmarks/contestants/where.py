@@ -39,13 +39,18 @@ def profile(options: Options) -> None:
         ("gpt2", *shared, False),
         ("minilm", *shared, False),
     ):
-        with arena_of(model, clients, size, options, long=long) as arena:
-            work = f"{model}, {clients} x {size}, " + (f"{SHAPE[1]} tokens" if long else "natural lengths")
-            # sides that only products of adapters and heads have
-            thin = {arena.federation.config.server.rank, len(arena.federation.data[GROUP].task.classes)}
-            _print("atlas", work, shares(partial(run_steps, arena.federation), options.turns, thin))
-            if clients > 1:
-                _print("naive split", work, shares(partial(_forever, NaiveSplit(arena)), options.turns, thin))
+        _profile(options, model, clients, size, long)
+
+
+def _profile(options: Options, model: str, clients: int, size: int, long: bool) -> None:
+    """Rows of one work; who took part is let go of at its end."""
+    with arena_of(model, clients, size, options, long=long) as arena:
+        work = f"{model}, {clients} x {size}, " + (f"{SHAPE[1]} tokens" if long else "natural lengths")
+        # sides that only products of adapters and heads have
+        thin = {arena.federation.config.server.rank, len(arena.federation.data[GROUP].task.classes)}
+        _print("atlas", work, shares(partial(run_steps, arena.federation), options.turns, thin))
+        if clients > 1:
+            _print("naive split", work, shares(partial(_forever, NaiveSplit(arena)), options.turns, thin))
 
 
 def shares(loop: Callable[[Callable[[Work], None]], None], turns: int, thin: Collection[int]) -> dict[str, float]:
