@@ -129,13 +129,11 @@ class SharedSteps:
 
 def _at_once(federation: Federation) -> int:
     """One pass at a time where the server takes clients in turn, and where one pass may change what another reads:
-    a cached prefix and rows of an embedding count their uses, compiled blocks are those of one base, and code of other
-    packages may keep anything."""
+    a cached prefix counts its uses, compiled blocks are those of one base, code of other packages may keep anything."""
     config, server = federation.config, federation.server
-    by_row = any(kind.format.embedding == "rows" for kind in federation.plan.kinds)
-    counted = by_row or config.engine.prefix_cache is not None
+    apart = config.engine.compile or config.engine.prefix_cache is not None
     heads = chain.from_iterable(head.modules() for head in server.heads.values())
     foreign = are_foreign([server.base.family, *server.tasks.values(), *heads])
-    if counted or foreign or config.engine.compile or not server_shares(config.training):
+    if apart or foreign or not server_shares(config.training):
         return 1
     return side_by_side(federation.device)

@@ -1,6 +1,7 @@
 """Clients that hold rows of the token embedding: what they compute, hold and are proved to be."""
 
 import pytest
+import torch
 from support.slow import slow
 
 from atlas_cli.errors import AtlasError, ConfigError
@@ -26,8 +27,16 @@ def state(federation):
     return values, {name: tensor.tolist() for name, tensor in tensors.items()}
 
 
+@pytest.fixture
+def threads(request):
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("threads", [1, *slow(2)], indirect=True)
 @pytest.mark.parametrize(("family", "lm"), [("gpt2", True), *slow(("bert", False), ("llama", True), ("opt", True))])
-def test_a_run_is_that_with_the_table_bit_for_bit(family, lm, lines, make_federation, train_quietly):
+def test_a_run_is_that_with_the_table_bit_for_bit(family, lm, threads, lines, make_federation, train_quietly):
     given = LOCAL | ({"task_groups": lines} if lm else {})
     table, rows = make_federation(family, **given), make_federation(family, **given, **SOME)
     for made in (table, rows):  # a word that no training text of the client has

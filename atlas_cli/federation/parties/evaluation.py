@@ -67,10 +67,10 @@ class Evaluator:
         return metric
 
     def _at_once(self, model: TrainedModel) -> int:
-        """One pass at a time where one may change what another reads: noise by the number of the pass, rows of an
-        embedding that count their reads, rotary frequencies that depend on the longest text, code of other packages."""
+        """One pass at a time where one may change what another reads: noise by the number of the pass, rotary
+        frequencies that depend on the longest text, compiled blocks, code of other packages."""
         halves = model.halves or self.halves
-        changes = frequencies_change_at(halves.lower.config) is not None or halves.lower.embedding == "rows"
+        changes = frequencies_change_at(halves.lower.config) is not None
         if self.compiled or changes or self.sent is not None or are_foreign(model.computed_by(halves)):
             return 1
         return side_by_side(self.device)

@@ -14,13 +14,14 @@ from torch import nn
 
 from atlas_cli.models.frozen.kernel_order import share_packs
 from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.row_embedding import RowEmbedding
 
 
 def with_own_modules(base: FrozenBase) -> FrozenBase:
     """A base with other module objects and configs, and the same tensors, those in the kernels' order included.
 
-    The output embedding, which nothing is attached to, stays the same module. Nothing may be attached to ``base``
-    meanwhile.
+    The output embedding and rows of an embedding, which nothing is attached to, stay the same modules. Nothing may be
+    attached to ``base`` meanwhile.
     """
     made = own_modules(base.model)
     share_packs(base.model, made)
@@ -29,5 +30,6 @@ def with_own_modules(base: FrozenBase) -> FrozenBase:
 
 def own_modules(model: nn.Module) -> nn.Module:
     """A copy of a model's modules, with its tensors."""
-    tensors = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    return copy.deepcopy(model, tensors)  # which takes what it is told of as copied already
+    rows = (module for module in model.modules() if isinstance(module, RowEmbedding))  # which count what they read
+    same = {id(each): each for each in chain(model.parameters(), model.buffers(), rows)}
+    return copy.deepcopy(model, same)  # which takes what it is told of as copied already

@@ -9,6 +9,7 @@ for bit. The file is a client's own: if rows were asked of a server, it would se
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from atlas_cli.errors import ResourceError
 from atlas_cli.models.frozen.load import FrozenBase, current_sha256
 from atlas_cli.models.halves.split import with_modules
+
+_COUNTING = threading.Lock()
 
 
 class TableFile(NamedTuple):
@@ -100,7 +103,8 @@ class RowEmbedding(nn.Module):
         if known.all():
             return self.held(places)
         assert self.table is not None, "a token whose row is not held"
-        self.read += int((~known).sum())
+        with _COUNTING:  # threads that compute side by side look tokens up in one embedding
+            self.read += int((~known).sum())
         distinct, places = tokens.unique(return_inverse=True)
         rows = self.table.rows(distinct).to(self.held.weight)
         return torch.func.functional_call(self.held, {"weight": rows}, (places,))
