@@ -33,6 +33,7 @@ CASES = {
     "lost": {"faults": {"drop": 0.4, "crash_at": {"a-2": {"round": 3, "step": 1}}}, "training": {"cohort": 1.0}},
     "clusters": {"clustering": {"by": "random", "k": 2, "every": 2}},
     "coded": {"wire": {"adapters": {"codec": "int4", "feedback": True}, "deliveries": {"codec": "int8"}}},
+    "headers of one entry": {"clients": {"d": {"wire": {"header": "compact"}}}},  # else as a
     "local tests": {"partition": {"local_test": 0.3}},
     "epsilon": {"privacy": {"updates": {"clip": 0.5, "noise_multiplier": 1.0, "where": "client"}}},
     "heads on clients": {"training": {"labels": "client"}},
@@ -49,6 +50,7 @@ def recorded(make_config, tmp_path, monkeypatch, toy_csv):
         monkeypatch.setattr(client_names, "MOST_NAMED", most_named)
         entries = {"a": ("g", 4), "b": ("g", 2), "c": ("h", 1), "d": ("g", 3)}
         clients = {n: {"task_group": g, "rank": 2 if n in "ad" else 3, "count": k} for n, (g, k) in entries.items()}
+        clients = {n: {**client, **changes.get("clients", {}).get(n, {})} for n, client in clients.items()}
         training = {"rounds": ROUNDS, "local_steps": 2, "batch_size": 2, "cohort": 0.4, **changes.get("training", {})}
         groups = {n: {"task": "sequence-classification", "data": {"files": toy_csv}} for n in "gh"}
         both = {"partition": {"local_test": 0.0}, **changes, "clients": clients, "training": training}
