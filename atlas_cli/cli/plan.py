@@ -190,7 +190,8 @@ def command(
     if as_json:
         return
     if write is None:
-        choosing = "--minimise time --write NEW.yaml chooses one and" if chosen is None else "--write NEW.yaml"
+        goal = "memory" if any(found.figures.seconds is None for found in front) else "time"
+        choosing = "--write NEW.yaml" if chosen is not None else f"--minimise {goal} --write NEW.yaml chooses one and"
         typer.echo(f"next: {choosing} writes its config")
         return
     comments = "" if kept else " (all keys are written out, without the file's comments)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -125,11 +125,11 @@ def _prepare_group(
     dealt = partition(data.train, clients, config.partition, labels, seed, name, data.numbered)
     parts = {"training": data.train, **data.held_out}
     encoded, *scored = _encoded(config, task, parts, tokenizer)
+    features_of = _by_rows(encoded)
     train, local_test, examples, whole = {}, {}, {}, all(encoded)
     for client, rows in dealt.shards.items():
         for_training, for_test = split_local_test(rows, config.partition.local_test, seed, client)
-        train[client] = [feature for row in for_training for feature in encoded[row]]
-        local_test[client] = [feature for row in for_test for feature in encoded[row]]
+        train[client], local_test[client] = features_of(for_training), features_of(for_test)
         examples[client] = len(for_training) if whole else sum(bool(encoded[row]) for row in for_training)
         if not train[client]:
             raise ConfigError(
@@ -195,6 +195,14 @@ def _encoded(
             for feature in features:
                 feature["row"] = row
     return found
+
+
+def _by_rows(encoded: Sequence[list[Feature]]) -> Callable[[Sequence[int]], list[Feature]]:
+    """What gives the features of some rows: of rows of one each, without a look at the list of each row."""
+    if set(map(len, encoded)) == {1}:
+        features = list(chain.from_iterable(encoded))
+        return lambda rows: [features[row] for row in rows]
+    return lambda rows: [feature for row in rows for feature in encoded[row]]
 
 
 def _unread_note(data: GroupData, used: Collection[str | None]) -> str | None:

@@ -93,6 +93,7 @@ class Prediction:
         """The prediction as JSON in bytes, with the keys of memory.json, ``transient`` and ``peak``.
 
         Where it is ``folded``, it has clients of a kind under the name of the first, with their ``count``.
+        ``round_of_all`` sums ``round`` over all clients; None in modes without a server.
         """
         shown = {kind.names[0]: kind for kind in self.kinds} if self.folded else self.by_name
         parts = {id(kind): kind.record() | ({"count": len(kind.names)} if self.folded else {}) for kind in self.kinds}
@@ -107,7 +108,23 @@ class Prediction:
             "server": of_server,
             "references": {name: _parts(m) for name, m in self.references.items()},
             "round": {name: kind.round.record() for name, kind in shown.items() if kind.round is not None},
+            "round_of_all": self._round_of_all(),
         }
+
+    def _round_of_all(self) -> dict[str, int] | None:
+        """Bytes of a round in which every client takes part; ``later_bytes_up`` where some then send less."""
+        sent = [(len(kind.names), kind.round) for kind in self.kinds if kind.round is not None]
+        if not sent:
+            return None
+        of_all = {
+            "clients": sum(many for many, _ in sent),
+            "bytes_up": sum(many * each.up for many, each in sent),
+            "bytes_down": sum(many * each.down for many, each in sent),
+        }
+        if any(each.later is not None for _, each in sent):
+            later = ((many, each.up if each.later is None else each.later) for many, each in sent)
+            of_all["later_bytes_up"] = sum(many * up for many, up in later)
+        return of_all
 
 
 def _batch(shape: Shape) -> dict[str, Any]:

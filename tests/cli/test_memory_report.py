@@ -95,7 +95,9 @@ def test_config_as_tables(config_file, report):
     ):
         assert words in " ".join(text.split())
     rows = [line.split()[0] for line in text.splitlines() if line.strip()]
-    assert {"a", "b-1", "b-2", "server", "full", "unsplit"} <= set(rows)
+    assert {"a", "server", "full", "unsplit"} <= set(rows)
+    assert rows.count("b-1") == 2 and "b-2" not in rows, "both tables have clients that are alike as one"
+    assert [line.split()[2] for line in text.splitlines() if line.startswith("all clients ")] == ["3"]
     assert "model.fused_gelu: true" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
 
@@ -108,11 +110,16 @@ def test_config_as_json_and_csv_are_the_same_bytes(config_file, report):
     assert record["clients"]["a"]["batch"] == {"size": 6, "tokens": 6 * 32, "padded": True}
     assert record["clients"]["b-2"]["alike"] == "b-1"
     rows = {row["holder"]: row for row in csv.DictReader(io.StringIO(report(path, "training.batch_size=6", "--csv")))}
-    assert list(rows) == ["a", "b-1", "b-2", "server", "full_fine_tuning", "unsplit_lora"]
+    assert list(rows) == ["a", "b-1", "b-2", "server", "full_fine_tuning", "unsplit_lora", "all clients"]
     for name, parts in {**record["clients"], "server": record["server"]}.items():
         assert int(rows[name]["peak_bytes"]) == parts["peak"] == sum(parts[key] for key in ALL_PARTS)
         assert all(int(rows[name][f"{key}_bytes"]) == parts[key] for key in ALL_PARTS)
     assert int(rows["a"]["round_up_bytes"]) == record["round"]["a"]["bytes_up"]
+    of_all = {key: sum(sent[key] for sent in record["round"].values()) for key in ("bytes_up", "bytes_down")}
+    assert record["round_of_all"] == {"clients": 3, **of_all}
+    sums = {key: value for key, value in rows["all clients"].items() if value}
+    up, down = map(str, of_all.values())
+    assert sums == {"holder": "all clients", "clients": "3", "round_up_bytes": up, "round_down_bytes": down}
     whole = record["references"]["full_fine_tuning"]
     assert whole["optimizer"] == 2 * whole["gradients"] == 2 * whole["frozen_weights"]
 
@@ -132,7 +139,10 @@ def test_many_clients_are_counted(config_file):
     plan = make_plan(load_config(config_file("causal-lm", clients={"c": {"task_group": "g", "count": 20}})).config)
     record = predict(plan, {}).record()
     labels = [row.label for row in predicted_rows(record)]
-    assert "b (2 alike)" in labels and "c (20 alike)" in labels
+    assert labels == ["a", "b-1 (2 alike)", "c-1 (20 alike)", "server", "full fine-tuning", "unsplit LoRA"]
+    clients = {f"{'xyz'[i % 3]}-{i}": {**record["clients"]["a"], "peak": i, "alike": i} for i in range(14)}
+    labels = [row.label for row in predicted_rows(record | {"clients": clients})]
+    assert labels[:3] == ["x (largest of 5)", "y (largest of 5)", "z (largest of 4)"], "of kinds, too, there are many"
     figures = {"measured": {"total": 1}, "predicted": {}, "error_percent": {}}
     assert list(one_a_kind(dict.fromkeys(map(str, range(20)), figures))) == ["0 (20 alike)"]
 
@@ -147,6 +157,9 @@ def test_many_clients_are_one_row_with_their_number(config_file, report):
     assert few["clients"].keys() == {"a", "b-1", "b-2", "c-1", "c-2", "c-3"}
     assert many["clients"].keys() == many["round"].keys() == {"a", "b-1", "c-1"}
     assert {name: parts.pop("count") for name, parts in many["clients"].items()} == {"a": 1, "b-1": 2, "c-1": 999_000}
+    for key in ("bytes_up", "bytes_down"):
+        a, b, c = (many["round"][name][key] for name in ("a", "b-1", "c-1"))
+        assert (few["round_of_all"][key], many["round_of_all"][key]) == (a + 2 * b + 3 * c, a + 2 * b + 999_000 * c)
     for key in ("clients", "round"):
         assert many[key] == {name: few[key][name] for name in many[key]}
     assert [many[key] for key in ("server", "references")] == [few[key] for key in ("server", "references")]
@@ -161,7 +174,7 @@ def test_many_clients_are_one_row_with_their_number(config_file, report):
     ]
     assert [row["clients"] for row in csv.DictReader(io.StringIO(of(3, "--csv")))][:7] == [*"111111", ""]
     text = " ".join(of(999_000).split())
-    assert "c (999,000" in text and note in text and "c-1 999,000" in text
+    assert "c-1 (999,000" in text and note in text and "c-1 999,000 " in text
 
 
 @pytest.mark.slow

@@ -122,3 +122,14 @@ def test_the_table_and_the_picture(run, planned_file, tmp_path):
     assert max(map(len, (line.rstrip() for line in out.splitlines() if not line.startswith("note")))) <= 100
     assert "leakage" in out and "0.900" in out and "chosen: split layer 2;" in out
     assert picture.read_bytes().startswith(b"<?xml")
+
+
+def test_figures_that_are_not_known_are_neither_explained_nor_to_be_minimised(run, planned_file, config_file):
+    for path, figures, goal in (
+        (planned_file, "seconds, joules, MB (both ways)", "time"),
+        (None, "MB (both ways)", "memory"),  # without devices
+    ):
+        code, out, _ = run(path or config_file(), "--cuts", "1,2", *NOT_FREE)
+        said = " ".join(out.split())
+        assert code == 0 and f"predicted peak of a client; {figures}: of all clients in a round" in said
+        assert said.endswith(f"next: --minimise {goal} --write NEW.yaml chooses one and writes its config")

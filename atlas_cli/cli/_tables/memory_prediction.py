@@ -33,14 +33,30 @@ HOW = "predicted; saved activations by a trace of the modules without data"
 
 
 def predicted_rows(predicted: Record, max_clients: int = MAX_TABLE_CLIENTS) -> list[Holder]:
-    """Clients (by kind where there are many), server and references with all parts; ``total`` is the peak."""
+    """Clients, server and references with all parts; ``total`` is the peak.
+
+    Clients that are alike are one row, under the name of the first. Of more than ``max_clients`` such rows those whose
+    names differ in their number alone are one.
+    """
     clients = {name: {**parts, "total": parts["peak"]} for name, parts in predicted["clients"].items()}
-    rows = client_rows(clients, max_clients, HOW, ALL_PARTS)
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for name, parts in clients.items():
+        alike.setdefault((parts["alike"], *(parts[key] for key in (*ALL_PARTS, "total"))), []).append(name)
+    if len(alike) <= max_clients:
+        rows = [_of_alike(names, clients) for names in alike.values()]
+    else:
+        rows = client_rows(clients, max_clients, HOW, ALL_PARTS)
     others = {"server": predicted["server"], **{REFERENCES[k]: p for k, p in predicted["references"].items()}}
     for label, parts in others.items():
         if parts is not None:
             rows.append(holder(label, {**parts, "total": parts["peak"]}, HOW, 0, ALL_PARTS))
     return rows
+
+
+def _of_alike(names: Sequence[str], clients: Mapping[str, Record]) -> Holder:
+    many = sum(clients[name].get("count", 1) for name in names)
+    label = names[0] if many == 1 else f"{names[0]} ({many:,} alike)"
+    return holder(label, clients[names[0]], HOW, many, ALL_PARTS)
 
 
 def predicted_table(predicted: Record, notes: Sequence[str]) -> Table:
@@ -66,7 +82,8 @@ def round_table(predicted: Record) -> Table:
     """Bytes of a round in MB, one row per kind of client; of frozen ones a row while texts are new, and one later."""
     table = Table(
         title="On the wire, each round, in MB (1 MB = 1,000,000 bytes)",
-        caption="of one client that takes part, as serialised;\nwithout the frozen weights that it gets once",
+        caption="of one client that takes part, as serialised;\nwithout the frozen weights that it gets once\n"
+        "all clients: of a round in which each takes part",
         **layout(),
     )
     table.add_column("client", overflow="fold", min_width=28)
@@ -85,9 +102,18 @@ def round_table(predicted: Record) -> Table:
         if sent.get("later_bytes_up") is not None:
             figures[", later"] = sent["later_bytes_up"], 0
         for when, both in figures.items():
-            sizes = (format_bytes_mb(size).removesuffix(" MB") for size in both)
-            table.add_row(f"{most}{when}", f"{many:,}", *sizes)
+            table.add_row(f"{most}{when}", f"{many:,}", *map(_mb, both))
+    of_all = predicted["round_of_all"]
+    table.add_section()
+    later = of_all.get("later_bytes_up")
+    ups = {"": of_all["bytes_up"]} if later is None else {", first": of_all["bytes_up"], ", later": later}
+    for when, up in ups.items():
+        table.add_row(f"all clients{when}", f"{of_all['clients']:,}", _mb(up), _mb(of_all["bytes_down"]))
     return table
+
+
+def _mb(size: int) -> str:
+    return format_bytes_mb(size).removesuffix(" MB")
 
 
 def errors_of(measured: Mapping[str, Any], predicted: Mapping[str, Any], columns: Sequence[str]) -> dict[str, float]:
@@ -168,19 +194,28 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def predicted_csv(predicted: Record) -> list[dict[str, Any]]:
-    """A row a holder; in ``clients`` how many it stands for, more than one where those of a kind are shown as one."""
+    """A row a holder, and one of a round of all clients, without memory.
+
+    In ``clients`` is how many a row stands for, more than one where those of a kind are shown as one.
+    """
     holders = {**predicted["clients"], "server": predicted["server"], **predicted["references"]}
+    rows = [
+        (name, parts, predicted["round"].get(name, {}), parts.get("count", 1) if name in predicted["clients"] else None)
+        for name, parts in holders.items()
+        if parts is not None
+    ]
+    if (of_all := predicted["round_of_all"]) is not None:
+        rows.append(("all clients", {}, of_all, of_all["clients"]))
     return [
         {
             "holder": name,
-            **{f"{key}_bytes": parts[key] for key in [*ALL_PARTS, "peak"]},
-            "round_up_bytes": predicted["round"].get(name, {}).get("bytes_up"),
-            "round_down_bytes": predicted["round"].get(name, {}).get("bytes_down"),
-            "later_round_up_bytes": predicted["round"].get(name, {}).get("later_bytes_up"),
-            "clients": parts.get("count", 1) if name in predicted["clients"] else None,
+            **{f"{key}_bytes": parts.get(key) for key in [*ALL_PARTS, "peak"]},
+            "round_up_bytes": sent.get("bytes_up"),
+            "round_down_bytes": sent.get("bytes_down"),
+            "later_round_up_bytes": sent.get("later_bytes_up"),
+            "clients": many,
         }
-        for name, parts in holders.items()
-        if parts is not None
+        for name, parts, sent, many in rows
     ]
 
 

@@ -23,7 +23,8 @@ FIGURES: dict[str, Callable[[Figures], float | None]] = {
     "MB": lambda f: f.bytes / MB,
     "leakage": lambda f: f.leakage,
 }
-CAPTION = "MiB: the largest predicted peak of a client; seconds, joules, MB (both ways): of all clients in a round"
+PEAK = "MiB: the largest predicted peak of a client"
+OF_A_ROUND = {"seconds": "seconds", "joules": "joules", "MB": "MB (both ways)"}
 CHANGES = "changes: places along your lists from the file's values, mean over clients"
 
 
@@ -31,13 +32,14 @@ def plan_table(search: Search, front: Sequence[Found], chosen: int | None, width
     """The figures of candidates and what they set, at most ``SHOWN`` of the front, the chosen one among them."""
     places = _shown(len(front), chosen)
     rows = [front[place] for place in places]
-    caption = CAPTION
     columns = [Column("", [">" if place == chosen else "" for place in places])]
     columns += [Column("cut", [_cuts(row.candidate) for row in rows], right=True)]
     for heading, read in FIGURES.items():
         values = [read(row.figures) for row in rows]
         if any(value is not None for value in values):
             columns.append(Column(heading, [_number(value) for value in values], right=True))
+    of_a_round = ", ".join(said for heading, said in OF_A_ROUND.items() if heading in [c.heading for c in columns])
+    caption = f"{PEAK}; {of_a_round}: of all clients in a round"
     if any(row.figures.changes for row in rows):
         columns.append(Column("changes", [_number(row.figures.changes) for row in rows], right=True))
         caption += f"\n{CHANGES}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
+from itertools import repeat
 from pathlib import Path
 
 from atlas_cli.data.formats.fields import Record, TextTable
@@ -108,8 +109,9 @@ def _table(records: list[Record], delimiter: str, path: Path, key: str) -> Rows:
     header, records = _without_empty_columns(header, records)
     if repeated := [name for name, count in Counter(header).items() if count > 1]:
         raise ConfigError(f"{path}:{top}: column {repeated[0]!r} occurs twice", key=key)
-    if not any(len(cells) != len(header) or cells[0].endswith(header[0]) for _, cells in records):
-        return [dict(zip(header, cells, strict=False)) for _, cells in records]  # as nearly all files are
+    each = [cells for _, cells in records]
+    if set(map(len, each)) == {len(header)} and not any(cells[0].endswith(header[0]) for cells in each):
+        return list(map(dict, map(zip, repeat(header), each)))  # as nearly all files are
     named = len(header) > 1 and all(len(cells) == len(header) + 1 for _, cells in records)
     rows = []
     for line, cells in records:
