@@ -171,7 +171,7 @@ def peak(merge: Callable[[], Merge]) -> int | None:
     try:
         ctypes.CDLL(None).malloc_trim(0)  # else what earlier calls freed is used again and not seen
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # Windows has no library of that kind
         return None
     before = _resident("VmRSS")
     merge()
