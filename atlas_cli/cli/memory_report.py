@@ -182,7 +182,8 @@ def _compare(run: RunDirectory, memory: Record) -> tuple[Record, list[str]]:
         prediction = predict(plan, classes, shapes_of(memory), rows, kept, served_client(memory), texts)
     except AtlasError as error:
         return {}, [f"no prediction: {error}"]
-    return run_comparison(memory, prediction.record()), unpredicted(plan.config)
+    predicted = prediction.record() | {"clients": prediction.records_of(memory["clients"])}
+    return run_comparison(memory, predicted), unpredicted(plan.config)
 
 
 def _draw(path: Path, rows: list[Holder], title: str) -> None:

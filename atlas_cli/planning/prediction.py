@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -83,6 +83,12 @@ class Prediction:
     def rounds(self) -> dict[str, RoundBytes]:
         """The bytes on the wire by client; empty in modes without a server."""
         return {name: kind.round for name, kind in self.by_name.items() if kind.round is not None}
+
+    def records_of(self, clients: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The memory of some clients by name as JSON, also where ``record`` has them with others of their kind."""
+        named = frozenset(clients)
+        found = {name: kind.record() for kind in self.kinds for name in kind.names if name in named}
+        return {name: found[name] for name in clients}
 
     @property
     def folded(self) -> bool:

@@ -142,12 +142,12 @@ def test_the_first_and_the_last_round_have_a_line_for_each_kind_and_for_each_tha
 
 
 @pytest.mark.slow
-def test_reports_and_results_are_made_of_lines_of_kinds(model_folder, tmp_path, monkeypatch):
+def test_reports_and_results_are_made_of_lines_of_kinds(model_folder, tmp_path, monkeypatch, capsys):
     write_data(tmp_path)
     found = {}
-    for most_named in (2, 3):
+    for most_named in (2, 5):
         monkeypatch.setattr(client_names, "MOST_NAMED", most_named)
-        changes = {"training": {"cohort": 0.4}, "partition": {"local_test": 0.0}}
+        changes = {"training": {"cohort": 0.6}, "partition": {"local_test": 0.0}, "clients": {"b": {"count": 4}}}
         config = toy_config(model_folder, tmp_path, tmp_path / str(most_named), **changes)
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -159,8 +159,11 @@ def test_reports_and_results_are_made_of_lines_of_kinds(model_folder, tmp_path, 
         rows = RunRecords.of_run(RunDirectory(run))
         tables = {row.partition("</tr>")[0] for row in every_client(rows).split("<tr>")[2:]}
         result = sorted(map(str, Result(run).clients))
-        found[most_named] = tables, skew(rows), result, [each.clients for each in rows.summaries]
-    assert found[2] == found[3] and found[2][3] == [3]
+        capsys.readouterr()
+        assert main(["memory-report", str(run), "--json"]) == 0  # of three, so that one is not the first of its kind
+        memory = {**json.loads(capsys.readouterr().out), "process_rss_peak": None}
+        found[most_named] = tables, skew(rows), result, [each.clients for each in rows.summaries], memory
+    assert found[2] == found[5] and found[2][3] == [5]
 
 
 @pytest.mark.parametrize("task", TASKS)
