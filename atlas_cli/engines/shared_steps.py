@@ -87,10 +87,10 @@ class SharedSteps:
                 server.accept(served.sums)
             for (client, batch), (_, loss) in zip(batches.items(), served.answers, strict=True):
                 done[client].add(batch, loss, seconds=0.0)
-        seconds = time.perf_counter() - began
         tokens = {client: batch.n_tokens for batches in passes for client, batch in batches.items()}
+        seconds_a_token = (time.perf_counter() - began) / sum(tokens.values())
         for client, own in tokens.items():
-            done[client].seconds += seconds * own / sum(tokens.values())
+            done[client].seconds += seconds_a_token * own
 
     def _pass_of(self, batches: Mapping[str, Batch]) -> ClientPass:
         """The pass of these clients; each worker has modules for it, made before anything is attached to any."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.rounds import assert_close, run_round, trained
+from support.rounds import assert_close, assert_same_metrics, run_round, trained
 from support.slow import slow_but
 
 from atlas_cli.engines import passes as grouping
@@ -74,11 +74,7 @@ def test_a_run_on_two_threads_is_that_on_one(
     alone = (family, training, changes) in ALONE
     assert set(before) <= {1} and (set(numbers) <= {1} if alone else 2 in numbers or not before)
     assert_close(two, one)
-    for a, b in zip(ours.metrics, theirs.metrics, strict=True):
-        exact = ("round", "task_group", "examples", "tokens", "bytes_up", "bytes_down", "participants", "dropped")
-        assert all(a[key] == b[key] for key in exact)
-        assert a["train_loss"] == pytest.approx(b["train_loss"], abs=1e-6)
-        assert a["test"] == pytest.approx(b["test"], abs=1e-5)
+    assert_same_metrics(ours.metrics, theirs.metrics)
     for a, b in zip(ours.clients, theirs.clients, strict=True):
         assert all(a[key] == b[key] for key in ("simulated", "bytes_up", "bytes_down"))
 

@@ -1,5 +1,7 @@
 """The local steps of a round by themselves, without merge and delivery."""
 
+import pytest
+
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.parties import exchange as messages
@@ -36,3 +38,12 @@ def assert_close(ours, theirs):
     assert ours.keys() == theirs.keys() and len(ours) > 0
     for name, tensor in ours.items():
         assert float((tensor - theirs[name]).abs().max()) <= 1e-6 * max(1.0, float(theirs[name].abs().max())), name
+
+
+def assert_same_metrics(ours, theirs):
+    """Losses and scores of a recorder's rounds to rounding; bytes, and who did how much, exactly."""
+    exact = ("round", "task_group", "examples", "tokens", "bytes_up", "bytes_down", "participants", "dropped")
+    for a, b in zip(ours, theirs, strict=True):
+        assert all(a[key] == b[key] for key in exact)
+        assert a["train_loss"] == pytest.approx(b["train_loss"], abs=1e-6)
+        assert a["test"] == pytest.approx(b["test"], abs=1e-5)
