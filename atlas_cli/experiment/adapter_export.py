@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import count
 
 from torch import Tensor
 
@@ -23,34 +25,45 @@ from atlas_cli.storage.whole_folder import whole_folder
 
 FOLDER, BEST_FOLDER = "adapters", "best_adapters"
 
+Doing = Callable[[str, int, int], None]  # what is done, how many of them are done, and how many there are
 
-def export_adapters(federation: Federation, run: RunDirectory) -> None:
+
+def _silent(what: str, done: int, of: int) -> None:
+    """Nobody wants to know."""
+
+
+def export_adapters(federation: Federation, run: RunDirectory, doing: Doing = _silent) -> None:
     """Write adapters/groups/NAME and adapters/clients/NAME, replacing those of an earlier round.
 
     Each folder is complete: adapters below the cut, those that the server trained above it, and the head; so that stock
     PEFT gives the logits of the run. Where a method changed the base (``flora``, ``fedex``), the change is in the
     adapter. A group whose clients share no adapter has no folder; one whose clients are in several clusters has a
     folder for each part. NAME comes from ``folder_names``, and is mostly the name itself; origin.json holds the
-    original name.
+    original name. ``doing`` is called before each adapter, and after each file that is synced.
     """
     shared = {
         part: (group, m) for group in federation.group_names for part, m in federation.models_of_group(group).items()
     }
-    with whole_folder(run.path / FOLDER) as write:
-        for part, folder in folder_names(shared).items():
+    of = len(shared) + len(federation.clients)
+    with whole_folder(run.path / FOLDER, partial(doing, f"syncing {FOLDER}/, files")) as write:
+        for done, (part, folder) in enumerate(folder_names(shared).items()):
+            doing(f"writing {FOLDER}/", done, of)
             group, model = shared[part]
             _write_model(federation, write, f"groups/{folder}", part, group, model)
-        for client, folder in folder_names(federation.clients).items():
+        for done, (client, folder) in enumerate(folder_names(federation.clients).items(), len(shared)):
+            doing(f"writing {FOLDER}/", done, of)
             group = federation.group_of(client)
             with federation.at_hand([client]):
                 _write_model(federation, write, f"clients/{folder}", client, group, federation.model_of_client(client))
 
 
-def export_best(federation: Federation, run: RunDirectory, best: BestRounds) -> dict[str, list[str]]:
+def export_best(
+    federation: Federation, run: RunDirectory, best: BestRounds, doing: Doing = _silent
+) -> dict[str, list[str]]:
     """Write best_adapters/groups/NAME, each of its task group's best round, replacing those of an earlier end.
 
     Folders and names are those of adapters/. Of a group whose clients share no adapter there is best_adapters/clients/
-    NAME instead, all of the group's best round.
+    NAME instead, all of the group's best round. ``doing`` is called as by ``export_adapters``.
 
     Returns:
         the folders of each task group, relative to the run directory.
@@ -59,9 +72,12 @@ def export_best(federation: Federation, run: RunDirectory, best: BestRounds) -> 
     parts = folder_names([model.partition("/")[2] for each in best.groups.values() for model in each.models])
     if not parts:
         return {}
-    with whole_folder(run.path / BEST_FOLDER) as write:
+    of = sum(len(each.models) for each in best.groups.values())
+    done = count()
+    with whole_folder(run.path / BEST_FOLDER, partial(doing, f"syncing {BEST_FOLDER}/, files")) as write:
         for group, of_group in best.groups.items():
             for model, tensors in of_group.models.items():
+                doing(f"writing {BEST_FOLDER}/", next(done), of)
                 kind, _, owner = model.partition("/")
                 folder = f"{kind}/{(clients if kind == 'clients' else parts)[owner]}"
                 adapters, head = _with_prefix(ADAPTERS, tensors), _with_prefix(HEAD, tensors)
@@ -75,7 +91,9 @@ def export_best(federation: Federation, run: RunDirectory, best: BestRounds) -> 
     return found
 
 
-def export_last_round(federation: Federation, run: RunDirectory) -> tuple[int | None, dict[str, list[str]]]:
+def export_last_round(
+    federation: Federation, run: RunDirectory, doing: Doing = _silent
+) -> tuple[int | None, dict[str, list[str]]]:
     """Export the adapters of the last whole round of an interrupted run, and those of best rounds until then.
 
     Returns:
@@ -95,8 +113,8 @@ def export_last_round(federation: Federation, run: RunDirectory) -> tuple[int | 
     try:
         state = RunState(whole)
         state.restore(checkpoint.tensors, checkpoint.state)
-        export_adapters(whole, run)
-        return checkpoint.round, export_best(whole, run, state.best)
+        export_adapters(whole, run, doing)
+        return checkpoint.round, export_best(whole, run, state.best, doing)
     finally:
         whole.close()
 

@@ -1,26 +1,74 @@
-"""The end of a run: the figures of its engine, and the reason for an early end."""
+"""The end of a run whose training has ended: adapters, the proof that the base is unchanged, manifest and report."""
 
 from __future__ import annotations
 
-import shlex
-import traceback
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from atlas_cli.engines.engine import Engine
-from atlas_cli.errors import AtlasError, OutputError, PluginError
+from atlas_cli.experiment.adapter_export import export_adapters, export_best
+from atlas_cli.experiment.manifest_facts import best_facts
+from atlas_cli.experiment.run_budget import RunBudget
 from atlas_cli.experiment.run_state import RunCheckpoints
 from atlas_cli.federation.attendance import failed_before
 from atlas_cli.federation.federation import Federation
-from atlas_cli.models.frozen.kernel_order import prepacked_record
+from atlas_cli.models.frozen.cast import cast_error, is_unchanged
+from atlas_cli.models.frozen.kernel_order import prepacked_error, prepacked_record
 from atlas_cli.planning.cohort import crashing
-from atlas_cli.plugin_errors import described, plugin_of
 from atlas_cli.printable import listed
-from atlas_cli.runs.checkpoint import folders
-from atlas_cli.runs.manifest import Status, end_manifest
-from atlas_cli.runs.record_files import RecordFiles
-from atlas_cli.runs.seals import INDEX, seals_record
+from atlas_cli.reports.page.report import write_report
+from atlas_cli.reports.progress import Progress
+from atlas_cli.reports.summary import Record
+from atlas_cli.runs.manifest import end_manifest
+from atlas_cli.runs.seals import seals_record
+
+
+def end_run(
+    checkpoints: RunCheckpoints,
+    manifest: dict[str, Any],
+    metrics: Sequence[Record],
+    last: int,
+    progress: Progress,
+    engine: Engine,
+    budget: RunBudget,
+) -> dict[str, Any]:
+    """Write what a run leaves when its training has ended; "finished" is written last.
+
+    It may be stopped anywhere: adapters are swapped in as a whole, and resuming the run does it all again.
+
+    Args:
+        manifest: of the run; it is told of each part once that is written.
+        metrics: the lines of all rounds.
+        last: the last round.
+
+    Returns:
+        the manifest as it ends.
+    """
+    federation, run, best = checkpoints.federation, checkpoints.files.run, checkpoints.state.best
+    export_adapters(federation, run, progress.doing)
+    manifest["adapters_of_round"] = last
+    manifest["best"] = best_facts(run, export_best(federation, run, best, progress.doing), last)
+    progress.doing("comparing the frozen weights with what they were")
+    if text := missed_crashes(federation, metrics):
+        progress.note(f"warning: {text}")
+    rounds = federation.config.training.rounds
+    if (stop := budget.why(last)) is not None:
+        manifest["budget_stop"] = stop
+    elif last < rounds:
+        manifest["early_stop"] = {"after_round": last, "of": rounds, "why": best.sentence()}
+    manifest["base_unchanged"] = _unchanged(federation) and engine.unchanged()
+    if federation.recording is not None:
+        manifest["recording"] = federation.recording.record()
+    progress.doing("writing the report")
+    manifest["privacy"] |= budget.record()
+    manifest["privacy"]["epsilon"] = federation.protection.figures(last)
+    manifest["records"] = seals_record(checkpoints.files.seal())
+    ended = end_manifest(manifest, "finished", engine=engine_figures(federation, engine))
+    write_report(run, ended)
+    run.write_json("manifest.json", ended)
+    run.log("finished")
+    progress.stop()
+    return ended
 
 
 def engine_figures(federation: Federation, engine: Engine) -> dict[str, Any]:
@@ -51,39 +99,8 @@ def missed_crashes(federation: Federation, metrics: Iterable[Mapping[str, Any]])
     return f"faults.crash_at met nobody of {listed(left)}: none of them came to its step {where}"
 
 
-def record_early_end(
-    files: RecordFiles, manifest: dict[str, Any], checkpoints: RunCheckpoints, error: BaseException, engine: Engine
-) -> dict[str, Any]:
-    """Record how a run ended early, with the traceback; the error gets notes that say how to go on.
-
-    Returns the manifest as it is then.
-    """
-    run, recording = files.run, checkpoints.federation.recording
-    interrupted = isinstance(error, KeyboardInterrupt)
-    status: Status = "interrupted" if interrupted else "failed"
-    what = None if interrupted else described(error)
-    figures: dict[str, Any] = {}
-    with suppress(Exception):  # an engine that has gone cannot say what it did; the first error is the one to show
-        figures = engine_figures(checkpoints.federation, engine)
-    with suppress(OutputError):  # on a full disk, too
-        checkpoints.write()
-    with suppress(OutputError):
-        run.log(status if interrupted else f"{status}: {type(error).__name__}: {what}")
-        run.log("" if interrupted else "".join(traceback.format_exception(error)))
-    with suppress(OutputError):
-        if recording is not None:
-            files.append(INDEX, recording.new_lines())
-        manifest["records"] = seals_record(files.seal())
-    ended = end_manifest(manifest, status, what, figures)
-    with suppress(OutputError):
-        run.write_json("manifest.json", ended)
-    if not isinstance(error, AtlasError | KeyboardInterrupt | BrokenPipeError):
-        error.add_note(f"the traceback is in {run.path / 'log.txt'}")
-    if whole := folders(run):
-        done = int(whole[-1].name.removeprefix("round-"))
-        again = f"atlas train --resume {shlex.quote(str(run.path))}"
-        if isinstance(error, PluginError) or plugin_of(error) is not None:
-            error.add_note(f"round {done} is kept; to go on when its code is mended: {again} --changed-code")
-        else:
-            error.add_note(f"round {done} is kept; to go on: {again}")
-    return ended
+def _unchanged(federation: Federation) -> bool:
+    """Whether the frozen weights are what they were, those that clients hold in a dtype of their own as well."""
+    base, bases = federation.base, federation.bases.values()
+    copied = all(cast_error(base, own) == 0 for own in bases) and prepacked_error([base, *bases]) == 0
+    return copied and is_unchanged(base)

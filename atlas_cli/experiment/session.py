@@ -18,12 +18,11 @@ from atlas_cli.config.dump import dump_config
 from atlas_cli.config.load import LoadedConfig
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.engines.engine import Engine, engine_of
-from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError, OutputError
-from atlas_cli.experiment.adapter_export import export_adapters, export_best, export_last_round
+from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError
 from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit, slow_bfloat16
-from atlas_cli.experiment.end_of_run import engine_figures, missed_crashes, record_early_end
+from atlas_cli.experiment.early_end import leave_results, record_early_end, telling_the_log
+from atlas_cli.experiment.end_of_run import end_run
 from atlas_cli.experiment.manifest_facts import (
-    best_facts,
     clock_facts,
     data_facts,
     device_name,
@@ -43,18 +42,15 @@ from atlas_cli.federation.loaded_experiment import load_experiment
 from atlas_cli.federation.prefix_setup import without_prefix
 from atlas_cli.interrupts import Stopping
 from atlas_cli.models.files.weight_files import named
-from atlas_cli.models.frozen.cast import cast_error, is_unchanged
-from atlas_cli.models.frozen.kernel_order import prepacked_error
 from atlas_cli.planning.devices.clock_notes import clock_notes
 from atlas_cli.planning.memory_assumptions import unpredicted
 from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.plugin_errors import described
 from atlas_cli.reports.page.live import LiveReport
-from atlas_cli.reports.page.report import write_report
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.checkpoint import load_newest, remove_newer
 from atlas_cli.runs.directory import RunDirectory, folder_of_runs, require_folder, require_manifest
-from atlas_cli.runs.manifest import end_manifest, start_manifest
+from atlas_cli.runs.manifest import start_manifest
 from atlas_cli.runs.parts import resumed_manifest
 from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.resumable import (
@@ -66,7 +62,7 @@ from atlas_cli.runs.resumable import (
     unlike_more_rounds,
 )
 from atlas_cli.runs.run_lock import locked
-from atlas_cli.runs.seals import INDEX, MEMORY, seals_record
+from atlas_cli.runs.seals import INDEX, MEMORY
 from atlas_cli.storage.scratch_folders import OFFLOAD, PREFIX_CACHE, clear
 from atlas_cli.trackers.of_a_run import Trackers, load_trackers, tracked_run
 from atlas_cli.wire.recorded_messages import Recording, require_recorded
@@ -163,7 +159,11 @@ def resume(
         run.remove_partial()
         remove_newer(run, checkpoint.round)
         progress.keep(run.log)  # not before: a run that is refused stays as it is
-        progress.note(f"{run.path} goes on after round {checkpoint.round}")
+        goes_on = checkpoint.round < loaded.config.training.rounds and not state.best.stops
+        what = (
+            f"goes on after round {checkpoint.round}" if goes_on else "has all its rounds, and what is left is written"
+        )
+        progress.note(f"{run.path} {what}")
         if text := unlike_more_rounds(manifest, checkpoint.round, federation.config):
             progress.note(f"warning: {text}")
         fresh = resumed_manifest(manifest, fresh, checkpoint.round, changed)
@@ -300,6 +300,7 @@ def _run(
         federation.recording = Recording(audit.record, federation.clients, run, done, changes)
 
     trackers = Trackers(load_trackers(federation.config.trackers), progress.note)
+    last = None  # the last round, once training has ended
 
     def checkpoint(number: int) -> None:
         checkpoints.after_round(number)
@@ -320,32 +321,21 @@ def _run(
         report = LiveReport(run, manifest, before)
         last = train(federation, recorder, checkpoint, done, engine.local_steps, state.best, budget)
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
-        export_adapters(federation, run)
-        manifest["adapters_of_round"] = last
-        manifest["best"] = best_facts(run, export_best(federation, run, state.best), last)
-        if text := missed_crashes(federation, [*before, *recorder.metrics]):
-            progress.note(f"warning: {text}")
-        if (stop := budget.why(last)) is not None:
-            manifest["budget_stop"] = stop
-        elif last < training.rounds:
-            manifest["early_stop"] = {"after_round": last, "of": training.rounds, "why": state.best.sentence()}
-        manifest["base_unchanged"] = _unchanged(federation) and engine.unchanged()
-        if federation.recording is not None:
-            manifest["recording"] = federation.recording.record()
-        progress.stop()
-        manifest["privacy"] |= budget.record()
-        manifest["privacy"]["epsilon"] = federation.protection.figures(last)
-        manifest["records"] = seals_record(files.seal())
-        ended = end_manifest(manifest, "finished", engine=engine_figures(federation, engine))
-        write_report(run, ended)
-        run.write_json("manifest.json", ended)
-        run.log("finished")
+        metrics = [*before, *recorder.metrics]
+        ended = end_run(checkpoints, manifest, metrics, last, progress, engine, budget)
     except BaseException as error:
         progress.stop()
-        ended = record_early_end(files, manifest, checkpoints, error, engine)
-        if not stopping.at_once:
-            _leave_results(federation, run, ended)
-            _finish(trackers, run, ended)
+        ended = record_early_end(checkpoints, manifest, error, engine, last)
+        stopping.waits = False
+        with suppress(KeyboardInterrupt):  # who stops what follows wants to wait for nothing more
+            if last is not None:
+                with telling_the_log(run):
+                    report.stopped(ended, recorder.metrics)
+            elif not stopping.at_once:
+                ended = leave_results(federation, run, ended, progress)
+            if not stopping.at_once:
+                _finish(trackers, run, ended)
+        progress.stop()
         if isinstance(error, KeyboardInterrupt):
             raise InterruptedRunError("; ".join(["interrupted", *getattr(error, "__notes__", ())])) from None
         if isinstance(error, SystemExit):  # of a plug-in, which would end a failed run with any exit code
@@ -353,13 +343,13 @@ def _run(
         raise
     finally:
         federation.close()
-    _finish(trackers, run, ended)
+    with suppress(KeyboardInterrupt):  # who stops it does not want to wait for trackers, and the run has ended already
+        _finish(trackers, run, ended)
 
 
 def _finish(trackers: Trackers, run: RunDirectory, ended: Mapping[str, Any]) -> None:
-    """Tell trackers of the end; who interrupts it does not want to wait for them, and the run has ended already."""
-    with suppress(KeyboardInterrupt):
-        trackers.finish(ended["status"], _memory(run), ended["duration_s"])
+    """Tell trackers of the end."""
+    trackers.finish(ended["status"], _memory(run), ended["duration_s"])
 
 
 def _memory(run: RunDirectory) -> Any:
@@ -367,27 +357,3 @@ def _memory(run: RunDirectory) -> Any:
     with suppress(AtlasError):
         return run.read_json(MEMORY)
     return None
-
-
-def _unchanged(federation: Federation) -> bool:
-    """Whether the frozen weights are what they were, those that clients hold in a dtype of their own as well."""
-    base, bases = federation.base, federation.bases.values()
-    copied = all(cast_error(base, own) == 0 for own in bases) and prepacked_error([base, *bases]) == 0
-    return copied and is_unchanged(base)
-
-
-def _leave_results(federation: Federation, run: RunDirectory, ended: dict[str, Any]) -> None:
-    """What a run that ended early leaves besides its checkpoint: adapters of its last whole round, and a report.
-
-    Why it ended is what is shown: what cannot be written here is told in log.txt, and a further signal ends it.
-    """
-    try:
-        ended["adapters_of_round"], folders = export_last_round(federation, run)
-        ended["best"] = best_facts(run, folders, ended["adapters_of_round"])
-        run.write_json("manifest.json", ended)
-        write_report(run, ended)
-    except KeyboardInterrupt:
-        pass
-    except Exception as error:
-        with suppress(OutputError):
-            run.log(f"adapters or report of the last whole round were not written: {type(error).__name__}: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from atlas_cli.runs.resumable import read_manifest
 from atlas_cli.runs.run_lock import writer_of
 
 STATES = ("finished", "running", "killed", "interrupted", "failed", "damaged", "foreign")
+RESUME = ("atlas", "train", "--resume")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class ListedRun:
         folder: its name.
         state: how the run ended; "running": a process writes there; "killed": it says that it is running, and no
             process writes there; "damaged": its records cannot be read; "foreign": no run wrote it.
-        problem: why it failed, or what is damaged or lacking; else None.
+        problem: why it failed, what is damaged or lacking, or, where it stopped after its last round, how to end it;
+            else None.
         started: in UTC; None where no manifest says it.
         seconds: of all its processes; before it has ended, of its rounds.
         rounds, planned: the last round on record, and how many there are to be.
@@ -93,6 +96,9 @@ def _listed(run: RunDirectory) -> ListedRun:
         groups = summarise(metrics, (), manifest["data"])
         planned = flat(manifest["config"]).get("training.rounds")
         state, problem = _state(run, manifest)
+        done = max((row["round"] for row in metrics), default=None)
+        if state in ("interrupted", "killed") and done == planned:
+            problem = f"all rounds are done; to write what is left: {shlex.join([*RESUME, str(run.path)])}"
     except (AtlasError, LookupError, TypeError, ValueError) as error:
         what = str(error) if isinstance(error, AtlasError) else f"manifest.json: {type(error).__name__}: {error}"
         started = manifest.get("started")
@@ -105,7 +111,7 @@ def _listed(run: RunDirectory) -> ListedRun:
         problem,
         manifest["started"],
         sum(row["seconds"] for row in metrics) if took is None or state in ("running", "killed") else took,
-        max((row["round"] for row in metrics), default=None),
+        done,
         planned,
         groups,
         manifest["config"],

@@ -41,8 +41,8 @@ class _Calling(Progress):
         self.shown, self.on_round = shown, on_round
         self.rows: Sequence[Mapping[str, Any]] = ()
 
-    def doing(self, what: str) -> None:
-        self.shown.doing(what)
+    def doing(self, what: str, done: int = 0, of: int | None = None) -> None:
+        self.shown.doing(what, done, of)
 
     def keep(self, log: Callable[[str], None]) -> None:
         self.shown.keep(log)

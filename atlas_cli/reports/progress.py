@@ -21,13 +21,18 @@ from atlas_cli.reports.terminal import SPINNER, Terminal
 from atlas_cli.units import format_bytes_mb, format_number, format_seconds
 
 SHOWN_DROPS = 4  # clients that a round's line names with their reason
+PATIENCE = 10.0  # seconds until a file is told how far something is that is counted; then after twice as many each time
 
 
 class Progress(Protocol):
     """A display of the round loop; rounds and steps count from 1, round 0 is the evaluation before training."""
 
-    def doing(self, what: str) -> None:
-        """Say what takes time before the first round, e.g. ``reading model and data``."""
+    def doing(self, what: str, done: int = 0, of: int | None = None) -> None:
+        """Say what takes time outside of rounds, e.g. ``reading model and data``.
+
+        Args:
+            done, of: how many are done and how many there are, where they are counted, e.g. files that are written.
+        """
 
     def keep(self, log: Callable[[str], None]) -> None:
         """Give every line that is shown to ``log``, too; first those that were shown before."""
@@ -91,18 +96,33 @@ def round_line(round: int, total_rounds: int, rows: Sequence[Record]) -> str:
     return "  ".join(parts)
 
 
-class PlainProgress(Progress):
-    """One line a round; nothing that moves."""
+def _counted(what: str, done: int, of: int) -> str:
+    return f"{what}: {done:,} of {of:,}"
 
-    def __init__(self, console: Terminal) -> None:
+
+class PlainProgress(Progress):
+    """One line a round; nothing that moves.
+
+    Args:
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, console: Terminal, clock: Callable[[], float] = time.monotonic) -> None:
         """Print to ``console``."""
-        self.console = console
+        self.console, self.clock = console, clock
         self.total_rounds = 0
+        self.counting: str | None = None
         self.early: list[str] = []  # shown before there was a log
         self.log: Callable[[str], None] = self.early.append
 
-    def doing(self, what: str) -> None:
-        """Not shown: a line a note and a round is enough in a file."""
+    def doing(self, what: str, done: int = 0, of: int | None = None) -> None:
+        """Shown where it is counted and takes long: else a line a note and a round is enough in a file."""
+        now = self.clock()
+        if what != self.counting:
+            self.counting, self.counted_since, self.patience = what, now, PATIENCE
+        elif of is not None and now - self.counted_since >= self.patience:
+            self.patience *= 2
+            self.note(_counted(what, done, of))
 
     def keep(self, log: Callable[[str], None]) -> None:
         """From here on lines go to the log, too."""
@@ -138,23 +158,23 @@ class LiveProgress(PlainProgress):
     """Round, step, loss by task group, samples a second and remaining time, redrawn in place.
 
     A line a round stays above.
-
-    Args:
-        clock: seconds that only grow.
     """
 
     window = 20  # steps over which the rate is taken
 
     def __init__(self, console: Terminal, clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing is shown before ``doing`` or ``start``."""
-        super().__init__(console)
-        self.clock = clock
+        super().__init__(console, clock)
         self.live: Live | None = None
         self.spinner: Spinner | None = None
 
-    def doing(self, what: str) -> None:
+    def doing(self, what: str, done: int = 0, of: int | None = None) -> None:
         """Turn a spinner beside the words."""
-        self.spinner = Spinner(SPINNER, Text(printable(what)))
+        text = Text(printable(what if of is None else _counted(what, done, of)))
+        if self.spinner is None:
+            self.spinner = Spinner(SPINNER, text)
+        else:  # which turns on
+            self.spinner.update(text=text)
         self._draw()
 
     def start(self, total_rounds: int, local_steps: int, groups: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +14,23 @@ from atlas_cli.storage.writing import writing
 
 SYNCING = 8  # threads: what several of them ask for at once, a file system puts on disk in one go
 
+Counted = Callable[[int, int], None]
+
+
+def _silent(done: int, of: int) -> None:
+    """Nobody wants to know."""
+
 
 @contextmanager
-def folder_aside(path: Path) -> Iterator[Path]:
+def folder_aside(path: Path, synced: Counted = _silent) -> Iterator[Path]:
     """Yield a folder beside ``path`` to make and fill. At the end of the block all files in it are synced, and only
     then it takes the place of ``path`` and of what was there.
 
     Where the block or that fails, what was written is removed, and ``path`` is as it was; what a killed process left is
     removed here, and by ``RunDirectory.remove_partial``.
+
+    Args:
+        synced: called after each file that is synced, with their number so far and that of all.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
@@ -32,9 +41,7 @@ def folder_aside(path: Path) -> Iterator[Path]:
     try:
         yield aside
         with writing(path):
-            with ThreadPoolExecutor(SYNCING) as threads:
-                for _ in threads.map(_sync, (file for file in aside.rglob("*") if file.is_file())):
-                    pass
+            _sync_all([file for file in aside.rglob("*") if file.is_file()], synced)
             _replace(path, aside, before)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -42,11 +49,11 @@ def folder_aside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
+def whole_folder(path: Path, synced: Counted = _silent) -> Iterator[Callable[[str, bytes], None]]:
     """As ``folder_aside``, with a function that writes a new file: its name there, folders inside are created as
     needed, and its content."""
     made: set[Path] = set()
-    with folder_aside(path) as aside:
+    with folder_aside(path, synced) as aside:
 
         def write(name: str, data: bytes) -> None:
             file = aside / name
@@ -61,15 +68,24 @@ def whole_folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
 
 def _replace(path: Path, new: Path, before: Path) -> None:
     """Put a folder in the place of another, which stays whole where that fails: Windows moves no folder in use."""
-    if path.exists():
-        move(path, before)
     try:
+        if path.exists():
+            move(path, before)
         move(new, path)
     except BaseException:
-        if before.exists():
+        if before.exists() and not path.exists():
             move(before, path)
         raise
     shutil.rmtree(before, ignore_errors=True)
+
+
+def _sync_all(files: Sequence[Path], synced: Counted) -> None:
+    threads = ThreadPoolExecutor(SYNCING)
+    try:
+        for done, _ in enumerate(threads.map(_sync, files), 1):
+            synced(done, len(files))
+    finally:  # who stops it does not wait for the files that are not begun
+        threads.shutdown(cancel_futures=True)
 
 
 def _sync(path: Path) -> None:

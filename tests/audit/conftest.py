@@ -20,7 +20,7 @@ def toy(tmp_path_factory, model_folder):
 def trained(toy):
     """``trained(**changes)``: the run directory of such a config; trained once a session and change."""
     from atlas_cli.config.schema.experiment import ExperimentConfig
-    from atlas_cli.experiment import session
+    from atlas_cli.experiment import end_of_run, session
     from atlas_cli.reports.progress import progress_for
     from atlas_cli.reports.terminal import Terminal
 
@@ -30,7 +30,7 @@ def trained(toy):
         key = repr(changes)
         if key not in made:
             with pytest.MonkeyPatch.context() as patch, progress_for(Terminal(quiet=True)) as progress:
-                patch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", ""))
+                patch.setattr(end_of_run, "write_report", lambda run, manifest: run.write_text("report.html", ""))
                 made[key] = session.start(ExperimentConfig.model_validate(toy(**changes)), progress)
         return made[key]
 

@@ -14,7 +14,7 @@ from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.cli import main
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.experiment import session
+from atlas_cli.experiment import end_of_run, session
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 
@@ -42,7 +42,7 @@ def config(toy, tmp_path_factory):
 @pytest.fixture(scope="module")
 def evidence(config):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", ""))
+        patch.setattr(end_of_run, "write_report", lambda run, manifest: run.write_text("report.html", ""))
         run = session.start(ExperimentConfig.model_validate(config), PlainProgress(Terminal(quiet=True)))
     return Evidence.of_run(run)
 
@@ -99,7 +99,7 @@ def test_groups_without_the_column_are_left_out_and_counted(config, tmp_path):
     clients = {"a": config["clients"]["a"], "c": {"task_group": "h", "rank": 2}}
     both = {**config, "task_groups": {"g": group, "h": without}, "clients": clients}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", ""))
+        patch.setattr(end_of_run, "write_report", lambda run, manifest: run.write_text("report.html", ""))
         run = session.start(ExperimentConfig.model_validate(both), PlainProgress(Terminal(quiet=True)))
     evidence = Evidence.of_run(run)
     figure, own = found(evidence, "city"), [step for step in evidence.steps if step.client == "a"]

@@ -10,7 +10,7 @@ from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.audit.update_norms import update_norms
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.experiment import session
+from atlas_cli.experiment import end_of_run, session
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.hashing import sha256_tensors
 from atlas_cli.reports.progress import progress_for
@@ -36,7 +36,7 @@ def record(toy, patch, rounds, **changes):
             began[number, client] = {name: value.clone() for name, value in held.items()}
 
     patch.setattr(Recorder, "start_round", start_round)
-    patch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", ""))
+    patch.setattr(end_of_run, "write_report", lambda run, manifest: run.write_text("report.html", ""))
     config = toy(audit={"record": {"rounds": rounds}}, **changes)
     with progress_for(Terminal(quiet=True)) as progress:
         run = session.start(ExperimentConfig.model_validate(config), progress)

@@ -150,10 +150,10 @@ def test_a_limit_that_was_reached_stays_reached(trained, tmp_path):
 def test_a_run_that_goes_on_records_what_one_that_was_not_stopped_does(trained, tmp_path, monkeypatch, toy):
     import yaml
 
-    from atlas_cli.experiment import session
+    from atlas_cli.experiment import end_of_run
 
     whole = trained(audit={"record": {"rounds": [1, 2]}})
-    monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", ""))
+    monkeypatch.setattr(end_of_run, "write_report", lambda run, manifest: run.write_text("report.html", ""))
     config = toy(audit={"record": {"rounds": [1]}}, training={"rounds": 1}, output={"dir": str(tmp_path / "runs")})
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     assert main(["train", str(tmp_path / "toy.yaml")]) == 0

@@ -10,7 +10,7 @@ import yaml
 from support.tiny_models import varied
 
 from atlas_cli.cli import main
-from atlas_cli.experiment import session
+from atlas_cli.experiment import end_of_run
 from atlas_cli.models.families import gpt2
 
 ROWS = [f"the film was {word} {i},{label}" for i in range(10) for word, label in (("good", "pos"), ("bad", "neg"))]
@@ -229,7 +229,7 @@ def test_interrupt(write, capsys, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "export_adapters", interrupted)
+    monkeypatch.setattr(end_of_run, "export_adapters", interrupted)
     assert main(["train", path]) == 130
     assert "Traceback" not in "".join(capsys.readouterr())
     assert the_run()[1]["status"] == "interrupted"
@@ -247,7 +247,7 @@ def test_a_split_that_is_not_the_model_is_not_trained(write, capsys, monkeypatch
 
 @pytest.mark.slow
 def test_same_second_same_name_makes_a_second_directory(write, capsys, monkeypatch):
-    monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", "<svg></svg>"))
+    monkeypatch.setattr(end_of_run, "write_report", lambda run, manifest: run.write_text("report.html", "<svg></svg>"))
     path = write(put("training", value={"rounds": 1, "local_steps": 1, "max_length": 32}))
     assert main(["train", path]) == main(["train", path]) == 0
     assert len(list(Path("runs").iterdir())) == 2

@@ -6,14 +6,17 @@ import os
 import shlex
 import signal
 import sys
+import time
+from datetime import UTC, datetime
 
 import pytest
 
 from atlas_cli.cli import main
 from atlas_cli.errors import NonFiniteError
-from atlas_cli.experiment import session
+from atlas_cli.experiment import early_end, end_of_run, session
 from atlas_cli.reports.page import live
 from atlas_cli.reports.page.report import page
+from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.run_lock import OWNER
@@ -138,10 +141,90 @@ def test_a_signal_after_training(write, train, chaos, monkeypatch, capsys, where
     path = write()
     _, whole = train(path)
     with monkeypatch.context() as patch:
-        patch.setattr(session, where, lambda *a: send(signal.SIGTERM)())
+        patch.setattr(end_of_run, where, lambda *a: send(signal.SIGTERM)())
         code, run = train(path)
     assert code == 130 and run.read_json("manifest.json")["status"] == "interrupted"
     goes_on_to_the_same_end(capsys.readouterr().err, run, whole, chaos)
+
+
+class Stop:
+    """Sends SIGTERM when so many adapters are begun, and counts those that are begun."""
+
+    def __init__(self, monkeypatch, at):
+        self.at, self.begun = at, 0
+        monkeypatch.setattr(PlainProgress, "doing", lambda _, what, *counted: self(what))
+
+    def __call__(self, what):
+        self.begun += what == "writing adapters/"
+        if self.begun == self.at:
+            self.at = 0
+            send(signal.SIGTERM)()
+
+
+@pytest.mark.slow
+def test_a_signal_while_adapters_are_written_is_answered_before_the_next(write, train, chaos, monkeypatch, capsys):
+    path = write()
+    _, whole = train(path)
+    with monkeypatch.context() as patch:
+        stop = Stop(patch, at=2)  # of a group and two clients
+        code, run = train(path)
+    assert (code, stop.begun) == (130, 2)
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1] == (
+        "error: interrupted; all 3 rounds are kept, and only adapters and the report are left to write; to go on: "
+        f"atlas train --resume {run.path}"
+    )
+    assert not (run.path / "adapters").exists() and not list(run.path.glob(".*.tmp"))
+    manifest = run.read_json("manifest.json")
+    assert manifest["status"] == "interrupted" and "adapters_of_round" not in manifest
+    written = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "Interrupted after round 3 of 3. All rounds are done; there are no trained adapters." in written
+    assert main(["runs", str(run.path.parent)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"interrupted: all rounds are done; to write what is left: atlas train --resume {run.path}" in shown
+    goes_on_to_the_same_end(err, run, whole, chaos)
+    assert "has all its rounds, and what is left is written" in (run.path / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_with_adapters_written_the_report_alone_is_left(write, train, monkeypatch, capsys):
+    monkeypatch.setattr(end_of_run, "write_report", lambda *a: send(signal.SIGTERM)())
+    code, run = train(write())
+    assert code == 130 and "all 3 rounds are kept, and only the report is left to write" in capsys.readouterr().err
+    assert run.read_json("manifest.json")["adapters_of_round"] == 3 and (run.path / "adapters").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["interrupted", "failed"])
+def test_one_more_signal_while_the_last_whole_round_is_left_stops_at_once(write, train, at_step, monkeypatch, how):
+    def fail():
+        raise NonFiniteError("loss of client a")
+
+    at_step(3, send(signal.SIGINT) if how == "interrupted" else fail)
+    stop = Stop(monkeypatch, at=2)
+    code, run = train(write())
+    assert (code, stop.begun) == (130 if how == "interrupted" else 4, 2)
+    assert run.read_json("manifest.json")["status"] == how and not (run.path / "adapters").exists()
+    assert not (run.path / OWNER).exists()
+
+
+@pytest.mark.slow
+def test_the_duration_of_an_interrupted_run_has_the_time_that_its_adapters_took(write, train, at_step, monkeypatch):
+    real, began = early_end.export_last_round, []
+
+    def slow(*arguments):
+        began.append(datetime.now(UTC))
+        time.sleep(0.05)
+        return real(*arguments)
+
+    monkeypatch.setattr(early_end, "export_last_round", slow)
+    at_step(3, send(signal.SIGINT))
+    _, run = train(write(engine={"offload": "1 MiB"}))
+    manifest = run.read_json("manifest.json")
+    (part,) = manifest["parts"]
+    assert manifest["ended"] == part["ended"] and manifest["duration_s"] == part["duration_s"]
+    assert (datetime.fromisoformat(part["ended"]) - began[0]).total_seconds() >= 0.05
+    assert part["status"] == "interrupted" and part["engine"] == manifest["engine"] != {}
 
 
 @pytest.mark.slow
@@ -264,7 +347,7 @@ def test_what_cannot_be_left_is_told_in_the_log_and_hides_nothing(write, train, 
     def broken(*arguments):
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(session, "export_last_round", broken)
+    monkeypatch.setattr(early_end, "export_last_round", broken)
     at_step(3, send(signal.SIGINT))
     code, run = train(write())
     assert code == 130 and capsys.readouterr().err.splitlines()[-1].startswith("error: interrupted; round 1 is kept")

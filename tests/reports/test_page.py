@@ -229,6 +229,18 @@ def test_a_run_that_goes_on_has_what_metrics_tell_and_loads_itself_again():
 
 
 @pytest.mark.parametrize(
+    ("of_round", "kept"), [(None, "there are no trained adapters"), (1, "adapters/ is of round 1"), (2, "of the last")]
+)
+def test_a_run_that_was_stopped_after_its_last_round_says_what_is_left(of_round, kept):
+    manifest = {"status": "interrupted", "config": {"training": {"rounds": 2}}, "adapters_of_round": of_round}
+    text = page_of(records([metrics_record("spam", r) for r in range(3)], manifest=manifest, going_on=True))
+    banner = text.partition('class="banner unfinished"')[2].partition("</p>")[0]
+    assert "Interrupted after round 2 of 2. All rounds are done; " in banner
+    assert kept in banner and "To write what is left: <code>atlas train --resume " in banner
+    assert "Nothing recorded" not in text and "refresh" not in text
+
+
+@pytest.mark.parametrize(
     ("ended", "seconds", "took"),
     [(None, None, "not ended"), ("2026-01-31T12:00:09", None, "not known"), ("2026-01-31T12:00:09", 9, "9 s")],
 )

@@ -3,6 +3,7 @@ import io
 import pytest
 from support.made_up_run import metrics_record
 
+from atlas_cli.reports.on_round import calling
 from atlas_cli.reports.progress import LiveProgress, PlainProgress, progress_for, round_line
 from atlas_cli.reports.terminal import Terminal
 
@@ -72,3 +73,37 @@ def test_stop_follows_an_error():
         progress.start(1, 1, [])
         raise RuntimeError
     assert progress.live is None
+
+
+def test_a_file_is_told_how_far_something_is_that_takes_long_ever_less_often():
+    out, now, logged = io.StringIO(), [0.0], []
+    progress = PlainProgress(Terminal(file=out), clock=lambda: now[0])
+    progress.keep(logged.append)
+    progress.doing("reading")
+    now[0] = 60.0
+    progress.doing("reading")  # nothing is counted
+    for done in range(0, 2000, 5):
+        progress.doing("writing adapters/", done, 2000)
+        now[0] += 0.25
+    progress.doing("syncing adapters/, files", 1, 5)  # another begins
+    lines = ["200", "400", "800", "1,600"]  # after 10, 20, 40 and 80 s
+    assert out.getvalue().splitlines() == logged == [f"writing adapters/: {done} of 2,000" for done in lines]
+
+
+def test_live_display_counts_what_is_done_after_the_rounds():
+    progress = LiveProgress(Terminal(file=io.StringIO(), force_terminal=True))
+    with progress:
+        progress.start(1, 1, ["spam"])
+        for done in (1, 1234):
+            progress.doing("writing adapters/", done, 10_402)
+        shown = Terminal(file=io.StringIO(), width=100)
+        shown.print(progress.render())
+    assert shown.file.getvalue().strip().endswith("writing adapters/: 1,234 of 10,402")
+
+
+def test_a_display_that_calls_for_each_round_counts_as_the_one_that_it_shows():
+    now, out = [0.0], io.StringIO()
+    progress = calling(PlainProgress(Terminal(file=out), clock=lambda: now[0]), lambda records: None)
+    for now[0] in (0.0, 10.0):
+        progress.doing("writing adapters/", 3, 4)
+    assert out.getvalue() == "writing adapters/: 3 of 4\n"

@@ -64,3 +64,39 @@ def test_what_cannot_be_synced_leaves_the_older_one(tmp_path, monkeypatch):
         write_all(folder)
     assert content(folder)["clients/c0/a.json"] == b"0 a.json"
     assert os.listdir(tmp_path) == ["adapters"]
+
+
+def test_who_stops_it_does_not_wait_for_files_that_are_not_begun(tmp_path, monkeypatch):
+    folder, told = tmp_path / "adapters", []
+    write_all(folder)
+    before = content(folder)
+    syncs = Syncs(folder)
+    monkeypatch.setattr(module.os, "fsync", syncs)
+
+    def synced(done, of):
+        told.append((done, of))
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder, synced) as write:
+        for name in FILES:
+            write(name, b"new")
+    assert told == [(1, 40), (2, 40), (3, 40)]
+    assert 3 <= syncs.done <= 3 + 3 * module.SYNCING
+    assert content(folder) == before and os.listdir(tmp_path) == ["adapters"]
+
+
+def test_a_stop_between_the_two_moves_leaves_the_older_one(tmp_path, monkeypatch):
+    folder = tmp_path / "adapters"
+    write_all(folder)
+    before, move = content(folder), module.move
+
+    def stopped(source, target):
+        move(source, target)
+        if source == folder:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "move", stopped)
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder) as write:
+        write("clients/c0/a.json", b"new")
+    assert content(folder) == before and os.listdir(tmp_path) == ["adapters"]

@@ -58,13 +58,16 @@ def unfinished(records: RunRecords, written: str | None) -> str:
         return ""
     rounds = (records.config.get("training") or {}).get("rounds", "?")
     how_far = "before its first round" if records.done is None else f"after round {records.done} of {rounds}"
-    if records.going_on:
+    if records.going_on and status == "running":
         return _going_on(records, how_far, written)
     why = f": {records.manifest['error']}" if records.manifest.get("error") else ""
     text = f"{'Not finished' if status == 'running' else status.capitalize()} {how_far}{why}"
     of_round = records.manifest.get("adapters_of_round")
     kept = f"adapters/ is of round {of_round}" if of_round is not None else "there are no trained adapters"
     go_on = f"atlas train --resume {shlex.quote(records.path)}"
+    if records.done == rounds:
+        kept = "adapters/ is of the last" if of_round == rounds else kept
+        return _banner(f"{text}. All rounds are done; {kept}. To write what is left:", go_on)
     return _banner(f"{text}. All figures are of the rounds until then; {kept}. To go on:", go_on)
 
 

@@ -47,13 +47,23 @@ class LiveReport:
         began = self.clock()
         if not metrics or not metrics[-1]["test"] or began - self.written < self.cost / SHARE:
             return
-        records = RunRecords(
-            self.run.path.name, str(self.run.path), self.manifest, [*self.before, *metrics], going_on=True
-        )
-        with suppress(OutputError):
-            self.run.write_text(FILE, page_of(records, written=_now()), sync=False)
+        self._write(self.manifest, metrics, _now())
         self.written = self.clock()
         self.cost = self.written - began
+
+    def stopped(self, manifest: Mapping[str, Any], metrics: Sequence[Record]) -> None:
+        """Write the page of a run that was stopped after its last round: of metrics, so that nobody waits for it.
+
+        Args:
+            manifest: as the run ended.
+        """
+        self._write(manifest, metrics, None)
+
+    def _write(self, manifest: Mapping[str, Any], metrics: Sequence[Record], written: str | None) -> None:
+        known = [*self.before, *metrics]
+        records = RunRecords(self.run.path.name, str(self.run.path), manifest, known, going_on=True)
+        with suppress(OutputError):
+            self.run.write_text(FILE, page_of(records, written=written), sync=False)
 
 
 def _now() -> str:
