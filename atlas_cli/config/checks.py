@@ -9,6 +9,7 @@ from itertools import chain
 
 from atlas_cli.config.asynchrony_checks import asynchrony_problems
 from atlas_cli.config.cohorts import cohort_size
+from atlas_cli.config.data_paths import path_problems
 from atlas_cli.config.learning_checks import learning_problems
 from atlas_cli.config.merge_checks import merge_problems, optimizer_problems
 from atlas_cli.config.privacy_checks import privacy_problems
@@ -54,6 +55,7 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
         step_problems,
         privacy_problems,
         wire_problems,
+        path_problems,
     )
     secrets = _secrets(said, ()) if "hf_" in repr(said := config.model_dump()) else ()
     return [*secrets, *(problem for check in checks for problem in check(config))]

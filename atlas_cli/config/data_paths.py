@@ -10,12 +10,31 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.strict_yaml import KeyPath
 
 _PATHS = ("files", "test_files", "validation_files", "glue")
+_ESCAPED = re.compile(r"[A-Za-z]:([\x00-\x1f])")
+
+
+def path_problems(config: ExperimentConfig) -> Iterator[Problem]:
+    """Windows paths whose first ``\\`` began an escape, as that of ``"C:\\runs"`` in double quotes does."""
+    paths: dict[KeyPath, str | list[str] | None] = {("output", "dir"): config.output.dir}
+    for name, group in config.task_groups.items():
+        paths |= {("task_groups", name, "data", field): getattr(group.data, field, None) for field in _PATHS}
+        paths["task_groups", name, "adapter"] = group.adapter
+    paths |= {("model", key): getattr(config.model, key) for key in ("name", "tokenizer")}
+    for path, value in paths.items():
+        for each in [value] if isinstance(value, str) else value or []:
+            if found := _ESCAPED.match(each):
+                escape = found[1].encode("unicode_escape").decode("ascii")
+                text = f"{each!r} holds a control character, {escape}; write a path with / or without double quotes"
+                yield Problem(path, text)
 
 
 def with_absolute_paths(

@@ -19,6 +19,7 @@ from atlas_cli.config.examples import config_file
 from atlas_cli.config.overrides import COMMAND_LINE, apply_overrides
 from atlas_cli.config.problems import Problem, from_validation
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.schema_types import taken
 from atlas_cli.config.strict_yaml import KeyPath, dotted
 from atlas_cli.cycle_collection import without_collection
 from atlas_cli.errors import ConfigError
@@ -94,12 +95,12 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig
     path, meant = config_file(Path(path))
     for sentence in (*([meant] if meant else ()), *discovery.misnamed()):
         _say_once(f"note: {sentence}")
-    return _loaded(strict_yaml.load_file(path), path, overrides)
+    return _loaded(strict_yaml.load_file(path, taken), path, overrides)
 
 
 def config_of_text(text: str, path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """The config of a text that is to be written to a file, checked as ``load_config`` does."""
-    return _loaded(strict_yaml.parse(text, str(path)), path, overrides)
+    return _loaded(strict_yaml.parse(text, str(path), taken), path, overrides)
 
 
 @without_collection()

@@ -6,10 +6,12 @@ says, whole sections included. The longest key that exists is followed, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 from atlas_cli.config import strict_yaml
+from atlas_cli.config.schema_types import taken
 from atlas_cli.config.strict_yaml import MAX_DEPTH, KeyPath, dotted
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import did_you_mean
@@ -34,12 +36,16 @@ def apply_overrides(data: dict[Any, Any], overrides: Sequence[str]) -> list[KeyP
                 f"{override!r} is not an override; write key=value, e.g. training.rounds=3", where=COMMAND_LINE
             )
         try:
-            value = strict_yaml.parse(text, COMMAND_LINE)
+            value = strict_yaml.parse(text, COMMAND_LINE, partial(_taken, tuple(key.split("."))))
         except ConfigError as error:
             raise ConfigError(error.message, key=key, where=COMMAND_LINE) from None
         path = _assign(data, key.split("."), value.data)
         paths += [path, *((*path, *below) for below in value.lines)]
     return paths
+
+
+def _taken(above: KeyPath, path: KeyPath, of_keys: bool) -> Collection[type]:
+    return taken((*above, *path), of_keys)
 
 
 def _assign(data: dict[Any, Any], parts: list[str], value: Any) -> KeyPath:

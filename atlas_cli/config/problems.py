@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import types
+import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from atlas_cli.config.odd_characters import odd_character
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.schema_types import bare, branches, is_section, is_union
 from atlas_cli.config.strict_yaml import KeyPath, dotted
+from atlas_cli.config.what_to_write import instead, is_valid
 from atlas_cli.printable import listed
 from atlas_cli.suggest import did_you_mean, one_of
 
@@ -49,9 +52,9 @@ def from_validation(error: ValidationError, data: dict[Any, Any]) -> list[Proble
 
 def describe_type(annotation: Any) -> str:
     """A type in words: ``an integer or a mapping of integers to integers``."""
-    annotation = _bare(annotation)
+    annotation = bare(annotation)
     origin, args = get_origin(annotation), get_args(annotation)
-    if _is_union(annotation):
+    if is_union(annotation):
         return " or ".join(describe_type(arg) for arg in args if arg is not type(None))
     if origin is Literal:
         return " or ".join(map(str, args))
@@ -82,30 +85,12 @@ class _Place(NamedTuple):
     value: Any
     is_key: bool = False  # the name of the key itself is wrong
     is_union: bool = False  # no branch of the union takes such a value
-
-
-def _bare(annotation: Any) -> Any:
-    """Without Annotated and ``| None``."""
-    while True:
-        if get_origin(annotation) is Annotated:
-            annotation = get_args(annotation)[0]
-        elif _is_union(annotation) and len(rest := [a for a in get_args(annotation) if a is not type(None)]) == 1:
-            annotation = rest[0]
-        else:
-            return annotation
-
-
-def _is_union(annotation: Any) -> bool:
-    return get_origin(annotation) in (Union, types.UnionType)
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    field: FieldInfo | None = None  # of a key of a section
 
 
 def _takes(branch: Any, value: Any) -> bool:
     """Whether a branch of a union is meant for such values."""
-    return isinstance(value, dict) if _is_section(branch) else get_origin(branch) is type(value)
+    return isinstance(value, dict) if is_section(branch) else get_origin(branch) is type(value)
 
 
 def _locate(loc: tuple[str | int, ...], kind: str, data: Any) -> _Place | None:
@@ -117,13 +102,14 @@ def _locate(loc: tuple[str | int, ...], kind: str, data: Any) -> _Place | None:
     parent: Any = None
     value: Any = data
     path: KeyPath = ()
+    field: FieldInfo | None = None
     for i, part in enumerate(loc):
-        annotation = _bare(annotation)
-        if _is_union(annotation):
-            branch = next((a for a in map(_bare, get_args(annotation)) if _takes(a, value)), None)
+        annotation = bare(annotation)
+        if is_union(annotation):
+            branch = next((a for a in map(bare, get_args(annotation)) if _takes(a, value)), None)
             if branch is None:
-                return _Place(path, annotation, value, is_union=True)
-            name = branch.__name__ if _is_section(branch) else f"{type(value).__name__}["
+                return _Place(path, annotation, value, is_union=True, field=field)
+            name = branch.__name__ if is_section(branch) else f"{type(value).__name__}["
             if not str(part).startswith(name):
                 return None
             annotation = branch
@@ -132,14 +118,14 @@ def _locate(loc: tuple[str | int, ...], kind: str, data: Any) -> _Place | None:
         if part == "[key]" and is_marker:  # else it is a key of the file that happens to have this name
             return _Place(path, get_args(parent)[0], path[-1], is_key=True)
         parent, path = annotation, (*path, part)
-        if _is_section(parent):
+        if is_section(parent):
             field = parent.model_fields.get(str(part))
             annotation = field.annotation if field else parent
         else:
-            annotation = get_args(parent)[-1]
+            field, annotation = None, get_args(parent)[-1]
         here = isinstance(value, dict) and part in value
         value = value[part] if here or isinstance(value, list) else None
-    return _Place(path, annotation, value)
+    return _Place(path, annotation, value, field=field)
 
 
 def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
@@ -148,12 +134,13 @@ def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
     if kind == "extra_forbidden" and path in MOVED:
         return Problem(path, MOVED[path])
     if kind in ("extra_forbidden", "invalid_key"):
-        meant = _suggest(path) if hints else ""
+        meant = _meant_by(path, value) if hints else ""
         return Problem(
             path, f"{dotted(path)} is not a known key{meant} (atlas config schema lists all keys)", whole=True
         )
     if place.is_key and kind == "int_type":
-        return Problem(path, f"keys here are whole numbers, got {describe_value(value)}")
+        hint = instead(int, None, value) or "; write an entry for each number"
+        return Problem(path, f"keys here are whole numbers, got {describe_value(value)}{hint}")
     if place.is_key and kind == "string_type":
         return Problem(path, f'names are text; write "{value}" in quotes')
     if kind == "missing":
@@ -163,13 +150,17 @@ def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
     if kind == "literal_error" and isinstance(value, str) and not place.is_union:
         return Problem(path, f"{describe_value(value)} is not known{one_of(value, _choices(place.annotation))}")
     if kind.endswith(("_type", "literal_error")):
-        wanted, hint = _bare(place.annotation), ""
-        if _is_section(wanted):
+        wanted, hint = bare(place.annotation), ""
+        if is_section(wanted):
             hint = _within(wanted, value)
-        elif _bare(place.annotation) is str and isinstance(value, bool):
+        elif bare(place.annotation) is str and isinstance(value, bool):
             hint = f'; write "{str(value).lower()}" or "{value}" in quotes'
-        elif _bare(place.annotation) is str and isinstance(value, int | float):
+        elif bare(place.annotation) is str and isinstance(value, int | float):
             hint = f'; write "{value}" in quotes'
+        elif get_origin(wanted) is dict and isinstance(value, list) and get_args(wanted)[0] is not int:
+            hint = "; write a line 'NAME: ...' for each"
+        elif hints:
+            hint = instead(place.annotation, place.field, value)
         return Problem(path, f"expected {describe_type(place.annotation)}, got {describe_value(value)}{hint}")
     return Problem(
         path,
@@ -184,21 +175,13 @@ def _within(section: type[BaseModel], value: object) -> str:
         return "; write {} for its defaults, or remove it"
     if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 60):
         for name, field in section.model_fields.items():
-            if _is_valid(field, value):
+            if is_valid(field, value):
                 return f"; write {{{name}: {str(value).lower() if isinstance(value, bool) else value}}}"
     return f"; its keys are {listed(section.model_fields, 8)}"
 
 
-def _is_valid(field: FieldInfo, value: object) -> bool:
-    try:
-        TypeAdapter(field.rebuild_annotation(), config=ConfigDict(strict=True)).validate_python(value)
-    except (ValidationError, PydanticUserError):
-        return False
-    return True
-
-
 def _choices(annotation: Any) -> list[str]:
-    return [str(choice) for choice in get_args(_bare(annotation))]
+    return [str(choice) for choice in get_args(bare(annotation))]
 
 
 def _out_of_range(kind: str, context: dict[str, Any], path: KeyPath, value: Any) -> str | None:
@@ -229,7 +212,7 @@ def _model_at(path: KeyPath) -> type[BaseModel]:
     annotation: Any = ExperimentConfig
     for part in path:
         annotation = _section_in(annotation)
-        is_model = _is_section(annotation)
+        is_model = is_section(annotation)
         annotation = annotation.model_fields[str(part)].annotation if is_model else get_args(annotation)[-1]
     found: type[BaseModel] = _section_in(annotation)
     return found
@@ -237,8 +220,22 @@ def _model_at(path: KeyPath) -> type[BaseModel]:
 
 def _section_in(annotation: Any) -> Any:
     """The type, or of a union the section in it."""
-    bare = _bare(annotation)
-    return next(filter(_is_section, map(_bare, get_args(bare))), bare) if _is_union(bare) else bare
+    return next(filter(is_section, branches(annotation)), bare(annotation))
+
+
+def _meant_by(path: KeyPath, value: object) -> str:
+    """What an unknown key was meant to be: another key, or a key and its value that YAML did not tell apart."""
+    word = str(path[-1])
+    if odd := odd_character(word):
+        return f": it holds {odd}"
+    found = re.fullmatch(r"([\w-]+)(?:\s*[:=]\s*|\s+)(\S.*)", word)
+    known = _model_at(path[:-1]).model_fields
+    if value is None and found is not None and found[1] in known:
+        return f"; write {found[1]}: {found[2]}, with ':' and a space"
+    hint = _suggest(path)
+    if value is None and "did you mean" not in hint:
+        hint += "; if it belongs to the value before it, write that in quotes, or a list as [a, b]"
+    return hint
 
 
 def _suggest(path: KeyPath) -> str:
@@ -261,8 +258,8 @@ def _meant(path: KeyPath) -> KeyPath | None:
 
 def _with_key(model: type[BaseModel], word: str, above: KeyPath) -> Iterable[str]:
     for name, field in model.model_fields.items():
-        section = _bare(field.annotation)
-        if _is_section(section):
+        section = bare(field.annotation)
+        if is_section(section):
             if word in section.model_fields:
                 yield dotted((*above, name, word))
             yield from _with_key(section, word, (*above, name))

@@ -7,6 +7,7 @@ their line.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +15,21 @@ import yaml
 
 from atlas_cli.config.examples import examples
 from atlas_cli.config.plain_yaml import KeyPath, plain_data
-from atlas_cli.config.yaml_scalars import MERGE, PREFIX, Scalar, Trap, patterns, quoted, value_of
+from atlas_cli.config.yaml_errors import syntax_error
+from atlas_cli.config.yaml_scalars import ANY, LOCAL, MERGE, PREFIX, Scalar, Trap, patterns, quoted, value_of
 from atlas_cli.cycle_collection import without_collection
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import near_file
 
 MAX_REPEATS = 10_000  # values that aliases may add: a few lines of nested aliases can stand for billions
 MAX_DEPTH = 50
+
+
+Takes = Callable[[KeyPath, bool], Collection[type]]  # of a value at a path, or of the keys below it if true
+
+
+def _anything(path: KeyPath, is_key: bool) -> Collection[type]:
+    return ANY
 
 
 class Document(NamedTuple):
@@ -37,8 +46,11 @@ def dotted(path: KeyPath) -> str:
     return text if text.isprintable() else ".".join(part if part.isprintable() else repr(part) for part in parts)
 
 
-def load_file(path: Path) -> Document:
+def load_file(path: Path, takes: Takes = _anything) -> Document:
     """Read a YAML file whose top level is a mapping.
+
+    Args:
+        takes: as of ``parse``.
 
     Raises:
         ConfigError: the file is not there (with the nearest name), cannot be read, is not UTF-8, or is not strict YAML.
@@ -55,7 +67,7 @@ def load_file(path: Path) -> Document:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8 at byte {error.start}; save the file as UTF-8", where=str(path)) from None
-    document = parse(text, str(path))
+    document = parse(text, str(path), takes)
     if document.data is None:
         raise ConfigError("is empty; atlas init MODEL prints a config to start from", where=str(path))
     if not isinstance(document.data, dict):
@@ -64,8 +76,12 @@ def load_file(path: Path) -> Document:
     return document
 
 
-def parse(text: str, source: str) -> Document:
-    """Parse one YAML document; ``source`` is the file name in messages.
+def parse(text: str, source: str, takes: Takes = _anything) -> Document:
+    """Parse one YAML document.
+
+    Args:
+        source: the file name in messages.
+        takes: which of text, whole and other numbers may stand at a path, for what messages say to write.
 
     Raises:
         ConfigError: not YAML, or one of the traps; ``where`` is ``source:line``.
@@ -73,10 +89,10 @@ def parse(text: str, source: str) -> Document:
     text = text.removeprefix("\ufeff")
     with without_collection():
         found = plain_data(text, MAX_DEPTH)
-        return _strictly(text, source) if found is None else Document(*found)
+        return _strictly(text, source, takes) if found is None else Document(*found)
 
 
-def _strictly(text: str, source: str) -> Document:
+def _strictly(text: str, source: str, takes: Takes) -> Document:
     try:
         node = compose(text)
     except yaml.reader.ReaderError as error:
@@ -93,12 +109,12 @@ def _strictly(text: str, source: str) -> Document:
                 message = f"byte 0x{byte:02x} is no text in this locale; set PYTHONUTF8=1, or rename the file"
         raise ConfigError(message, where=f"{source}:{line}") from None
     except yaml.MarkedYAMLError as error:
-        raise _syntax_error(error, source) from None
+        raise syntax_error(error, text, source) from None
     except RecursionError:
         raise ConfigError("nested too deeply", where=source) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # e.g. an escape beyond the last character
         raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}", where=source) from None
-    reader = _Reader(source)
+    reader = _Reader(source, takes)
     return Document(None if node is None else reader.value(node, ()), reader.lines)
 
 
@@ -118,25 +134,34 @@ def compose(text: str) -> yaml.Node | None:
 class _Reader:
     """Turns nodes into plain data and notes the lines."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, source: str, takes: Takes) -> None:
+        self.source, self.takes = source, takes
         self.lines: dict[KeyPath, int] = {}
         self.seen: set[int] = set()
+        self.inside: set[int] = set()
         self.repeats = 0
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
-        if len(path) > MAX_DEPTH:  # also ends an alias that holds itself
-            raise self.error(node, path[:3], f"nested more than {MAX_DEPTH} deep")
+        if id(node) in self.inside:
+            line = self.lines.get(path, node.start_mark.line + 1)
+            text = f"an alias (*) of the value that it is in, which begins on line {node.start_mark.line + 1}"
+            raise self.error(node, path, f"{text}; write the value out", line)
+        if len(path) > MAX_DEPTH:
+            raise self.error(node, path[:3], f"nested more than {MAX_DEPTH} deep; no key of a config is")
         self.repeats += id(node) in self.seen
         self.seen.add(id(node))
         if self.repeats > MAX_REPEATS:
             raise self.error(node, path[:3], f"aliases stand for more than {MAX_REPEATS} values; write them out")
-        if isinstance(node, yaml.MappingNode) and node.tag == PREFIX + "map":
-            return self.mapping(node, path)
-        if isinstance(node, yaml.SequenceNode) and node.tag == PREFIX + "seq":
-            return [self.item(child, (*path, i)) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
+        self.inside.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode) and node.tag == PREFIX + "map":
+                return self.mapping(node, path)
+            if isinstance(node, yaml.SequenceNode) and node.tag == PREFIX + "seq":
+                return [self.item(child, (*path, i)) for i, child in enumerate(node.value)]
+        finally:
+            self.inside.discard(id(node))
         raise self.error(node, path, f"tag {node.tag} is not supported; write plain values")
 
     def item(self, node: yaml.Node, path: KeyPath) -> Any:
@@ -150,7 +175,7 @@ class _Reader:
                 raise self.error(key_node, path, "merge keys (<<) are not supported; write the keys out")
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.error(key_node, path, "a key must be text or a whole number, not a list or a mapping")
-            key = self.scalar(key_node, path)
+            key = self.scalar(key_node, path, is_key=True)
             if isinstance(key, bool) or not isinstance(key, str | int):
                 raise self.error(key_node, path, f"a key must be text: write {quoted(key_node.value)}")
             here = (*path, key)
@@ -160,25 +185,22 @@ class _Reader:
             out[key] = self.value(value_node, here)
         return out
 
-    def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Scalar:
+    def scalar(self, node: yaml.ScalarNode, path: KeyPath, is_key: bool = False) -> Scalar:
+        if node.tag.startswith("!") and node.tag not in LOCAL:
+            text = quoted(f"{node.tag} {node.value}".strip())
+            raise self.error(node, path, f"tag {node.tag} is not supported; if it is text, write {text}")
         try:
             return value_of(node.value, node.tag)
+        except Trap:
+            pass
+        try:  # again, as what may stand here is looked up for messages alone
+            return value_of(node.value, node.tag, self.takes(path, is_key))
         except Trap as trap:
             raise self.error(node, path, str(trap)) from None
 
-    def error(self, node: yaml.Node, path: KeyPath, message: str) -> ConfigError:
-        return ConfigError(message, key=dotted(path) or None, where=f"{self.source}:{node.start_mark.line + 1}")
-
-
-def _syntax_error(error: yaml.MarkedYAMLError, source: str) -> ConfigError:
-    mark = error.problem_mark or error.context_mark
-    where = f"{source}:{mark.line + 1}" if mark else source
-    if "'\\t'" in (error.problem or ""):
-        return ConfigError("a tab where YAML wants spaces; indent with spaces", where=where)
-    what = ": ".join(part for part in (error.context, error.problem) if part)
-    column = f" (column {mark.column + 1})" if mark else ""
-    hint = "; write a Windows path with / or without double quotes" if "double-quoted" in (error.context or "") else ""
-    return ConfigError(f"not valid YAML: {' '.join(what.split())}{column}{hint}", where=where)
+    def error(self, node: yaml.Node, path: KeyPath, message: str, line: int | None = None) -> ConfigError:
+        where = f"{self.source}:{node.start_mark.line + 1 if line is None else line}"
+        return ConfigError(message, key=dotted(path) or None, where=where)
 
 
 def _nearest_file(path: Path) -> str:

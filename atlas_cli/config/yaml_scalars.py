@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 
 MAX_DIGITS = 300  # of a number: what is longer fits into no float
 
 PREFIX = "tag:yaml.org,2002:"
 TEXT, MERGE = PREFIX + "str", "!merge"
 _LEADING_ZERO, _NOT_FINITE = "!leading-zero", "!not-finite"
+LOCAL = (MERGE, _LEADING_ZERO, _NOT_FINITE)  # tags that no file can have meant
 
 # Tag, pattern and first characters of plain scalars; the first match wins. Everything else is text.
 RESOLVERS = [
@@ -25,12 +27,18 @@ RESOLVERS = [
 Scalar = str | int | float | bool | None
 
 
+ANY = frozenset((str, int, float, bool))
+
+
 class Trap(ValueError):
     """A scalar that is refused; its text says why."""
 
 
-def value_of(text: str, tag: str) -> Scalar:
+def value_of(text: str, tag: str, takes: Collection[type] = ANY) -> Scalar:
     """What a scalar with this tag stands for.
+
+    Args:
+        takes: which of ``str``, ``int``, ``float`` and ``bool`` may stand where it does, for what a trap says to write.
 
     Raises:
         Trap: it is one of the traps, or its tag is none of plain data.
@@ -39,9 +47,9 @@ def value_of(text: str, tag: str) -> Scalar:
     if len(text) > MAX_DIGITS and (tag == _LEADING_ZERO or kind in ("int", "float")):
         raise Trap(f"{text[:20]}... is a number of {len(text)} characters; quote it if it is text")
     if tag == _LEADING_ZERO:
-        raise Trap(f"{text} has a leading zero; write {int(text)} or {quoted(text)}")
+        raise Trap(f"{text} has a leading zero{_instead(takes, str(int(text)), quoted(text))}")
     if tag == _NOT_FINITE:
-        raise Trap(f"{text} is not a finite number")
+        raise _not_finite(text, takes)
     if tag == MERGE or kind == "str":
         if any("\ud800" <= char <= "\udfff" for char in text):
             raise Trap("text holds half of a surrogate pair, which is no character")
@@ -57,8 +65,20 @@ def value_of(text: str, tag: str) -> Scalar:
     except ValueError:
         raise Trap(f"{text[:20]!r} cannot be read as a number") from None
     if isinstance(number, float) and not math.isfinite(number):
-        raise Trap(f"{text} is not a finite number; write {quoted(text)} if it is text")
+        raise _not_finite(text, takes)
     return number
+
+
+def _not_finite(text: str, takes: Collection[type]) -> Trap:
+    return Trap(f"{text} is not a finite number{_instead(takes, 'a finite one', f'{quoted(text)} if it is text')}")
+
+
+def _instead(takes: Collection[type], number: str, text: str) -> str:
+    """What to write instead: a number, text or truth value, where these may stand."""
+    ways = [number] if int in takes or float in takes else []
+    ways += [text] if str in takes else []
+    ways += ["true or false"] if bool in takes and not ways else []
+    return f"; write {' or '.join(ways)}" if ways else ""
 
 
 def quoted(text: str) -> str:

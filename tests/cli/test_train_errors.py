@@ -171,7 +171,7 @@ def test_bad_input(write, capsys, problem):
         (["config.yaml", "training.ruonds=1"], 2, "did you mean rounds?"),
         (["config.yaml", "training.rounds"], 2, "training.rounds"),
         (["config.yaml", "clients.c.rank=4"], 2, "clients.c"),
-        (["broken.yaml"], 2, "broken.yaml:3: not valid YAML"),
+        (["broken.yaml"], 2, "broken.yaml:2: not valid YAML"),
         (["twice.yaml"], 2, "twice.yaml:2"),
         (["latin.yaml"], 2, "latin.yaml"),
         ([], 2, "give a config"),

@@ -69,11 +69,13 @@ def test_paths_inside_values_are_named() -> None:
         ("=3", "command line: '=3' is not an override; write key=value, e.g. training.rounds=3"),
         ("a..b=3", "command line: 'a..b=3' is not an override; write key=value, e.g. training.rounds=3"),
         (".=3", "command line: '.=3' is not an override; write key=value, e.g. training.rounds=3"),
-        ("training.rounds=010", 'command line: training.rounds: 010 has a leading zero; write 10 or "010"'),
+        ("training.rounds=010", "command line: training.rounds: 010 has a leading zero; write 10"),
+        ("name=010", 'command line: name: 010 has a leading zero; write "010"'),
+        ("anything=010", 'command line: anything: 010 has a leading zero; write 10 or "010"'),
         (
             "a=[1",
-            "command line: a: not valid YAML: while parsing a flow sequence: expected ',' or ']', but got '<stream "
-            "end>' (column 3)",
+            "command line: a: not valid YAML: '[' in column 1 is not closed before the end of the text; close it with "
+            "']', and put ',' between entries",
         ),
         ("training.rounds.x=1", "command line: training.rounds: has no key x; set it as a whole: training.rounds=..."),
         ("training.betas.2=1", "command line: training.betas: has no key 2; set it as a whole: training.betas=..."),

@@ -59,7 +59,7 @@ TEXTS = (
 def test_what_is_read_as_plain_is_what_the_strict_reader_has(text: str) -> None:
     found = plain_data(text, strict_yaml.MAX_DEPTH)
     if found is not None:
-        strict = strict_yaml._strictly(text, "x.yaml")
+        strict = strict_yaml._strictly(text, "x.yaml", strict_yaml._anything)
         assert repr(found[0]) == repr(strict.data)  # 1, 1.0 and True are told apart
         assert list(found[1].items()) == list(strict.lines.items())
 

@@ -72,7 +72,7 @@ def test_scalars_have_the_type_that_they_show(text: str, value: object) -> None:
             f"a: 1.{'0' * 400}\n",
             "x.yaml:1: a: 1.000000000000000000... is a number of 402 characters; quote it if it is text",
         ),
-        ("a: 1e999\n", 'x.yaml:1: a: 1e999 is not a finite number; write "1e999" if it is text'),
+        ("a: 1e999\n", 'x.yaml:1: a: 1e999 is not a finite number; write a finite one or "1e999" if it is text'),
         ("a:\n  b: 1\n  c: 2\n  b: 3\n", "x.yaml:4: a.b: duplicate key; it is already on line 2"),
         ("a: {b: 1, b: 2}\n", "x.yaml:1: a.b: duplicate key; it is already on line 1"),
         ("a:\n\tb: 1\n", "x.yaml:2: a tab where YAML wants spaces; indent with spaces"),
@@ -86,13 +86,12 @@ def test_scalars_have_the_type_that_they_show(text: str, value: object) -> None:
         ),
         (
             "a: [1,\nb: 2\n",
-            "x.yaml:3: not valid YAML: while parsing a flow sequence: expected ',' or ']', but got '<stream end>' "
-            "(column 1)",
+            "x.yaml:1: not valid YAML: '[' in column 4 is not closed before the end of the text; close it with ']', "
+            "and put ',' between entries",
         ),
-        ("a: b: c\n", "x.yaml:1: not valid YAML: mapping values are not allowed here (column 5)"),
         (
             "a: 1\n---\nb: 2\n",
-            "x.yaml:2: not valid YAML: expected a single document in the stream: but found another document (column 1)",
+            "x.yaml:2: not valid YAML: a second document begins here; remove the line --- or ... above",
         ),
         ("a: !!python/name:os.system x\n", "tag tag:yaml.org,2002:python/name:os.system is not supported"),
         ("a: !mine {b: 1}\n", "x.yaml:1: a: tag !mine is not supported; write plain values"),
@@ -104,9 +103,13 @@ def test_scalars_have_the_type_that_they_show(text: str, value: object) -> None:
         ("a:\n  1.5: 1\n", 'x.yaml:2: a: a key must be text: write "1.5"'),
         ("? [a, b]\n: 1\n", "x.yaml:1: a key must be text or a whole number, not a list or a mapping"),
         ("a: &x {b: 1}\nc:\n  <<: *x\n", "x.yaml:3: c: merge keys (<<) are not supported; write the keys out"),
-        ("a: *nowhere\n", "x.yaml:1: not valid YAML: found undefined alias 'nowhere' (column 4)"),
-        ("a: &x [*x]\n", "nested more than 50 deep"),
-        ("a: " + "[" * 60 + "]" * 60, "nested more than 50 deep"),
+        (
+            "a: &x\n  b: 1\n  c: *x\n",
+            "x.yaml:3: a.c: an alias (*) of the value that it is in, which begins on line 1; write the value out",
+        ),
+        ("a: &e {b: {c: *e}}\n", "x.yaml:1: a.b.c: an alias (*) of the value that it is in, which begins on line 1"),
+        ("a: " + "[" * 60 + "]" * 60, "nested more than 50 deep; no key of a config is"),
+        ("a: !mine b\n", 'x.yaml:1: a: tag !mine is not supported; if it is text, write "!mine b"'),
         ("a: " + "[" * 5000, "x.yaml: nested too deeply"),
         ('a: "\\ud800"\n', "x.yaml:1: a: text holds half of a surrogate pair, which is no character"),
         ('a: "\\UFFFFFFFF"\n', "x.yaml: not valid YAML: "),
