@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import chain
 
 from atlas_cli.config.asynchrony_checks import asynchrony_problems
 from atlas_cli.config.cohorts import cohort_size
@@ -16,15 +15,14 @@ from atlas_cli.config.privacy_checks import privacy_problems
 from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.faults import FaultsConfig, ScreenConfig
+from atlas_cli.config.shard_checks import shard_problems
 from atlas_cli.config.step_checks import step_problems
 from atlas_cli.config.strict_yaml import KeyPath
 from atlas_cli.config.wire_checks import wire_problems
-from atlas_cli.printable import listed
 from atlas_cli.suggest import did_you_mean
 
 MAX_CLIENTS = 1_000_000  # that can be planned; more is a typing error
 SHOWN = 5  # names that a line lists
-HINTED = 20  # names of no client, of which what was meant is looked for among all
 
 _ADDRESS = re.compile(r"auto|[A-Za-z0-9_.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}")
@@ -122,14 +120,7 @@ def _partition(config: ExperimentConfig) -> Iterator[Problem]:
     if partition.scheme != "column" and partition.unmatched != "error":
         yield Problem(("partition", "unmatched"), f"is only used with scheme: column, but scheme is {partition.scheme}")
     if partition.scheme == "explicit" and partition.shards is not None:
-        names = dict.fromkeys(chain.from_iterable(map(config.names_of, config.client_kinds())))
-        unknown = [name for name in partition.shards if name not in names]
-        for number, name in enumerate(unknown):
-            meant = did_you_mean(name, names) if number < HINTED else ""
-            yield Problem(("partition", "shards", name), f"no client has this name{meant}")
-        if lacking := [name for name in names if name not in partition.shards]:
-            clients = f"client {lacking[0]} has" if len(lacking) == 1 else f"clients {listed(lacking, SHOWN)} have"
-            yield Problem(("partition", "shards"), f"{clients} no shard")
+        yield from shard_problems(config, partition.shards)
 
 
 def _training(config: ExperimentConfig) -> Iterator[Problem]:

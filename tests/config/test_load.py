@@ -299,7 +299,7 @@ def test_shards_of_many_unknown_clients_take_no_time(tmp_path, monkeypatch) -> N
     )
     assert lines[0].endswith(" and 2,996 more have no shard")
     assert lines[1].startswith("x.yaml:16: partition.shards.x0: no client has this name")
-    assert lines[-1] == "x.yaml: 2981 more"
+    assert len(lines) == 6 and lines[-1].endswith(" (and 2,995 more shards have no client)")
 
 
 def test_a_good_config_knows_where_its_keys_are(tmp_path, monkeypatch) -> None:

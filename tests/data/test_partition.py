@@ -132,8 +132,9 @@ BAD = {
     ),
     "starved": (
         {"n": 12, "scheme": "dirichlet-quantity", "alpha": 0.001, "min_examples": 4},
-        "partition.scheme: dirichlet-quantity leaves client a of task group g 0 training examples, at least 4 are"
-        " needed; raise partition.alpha (now 0.001), use fewer clients or more data or lower partition.min_examples",
+        "partition.scheme: dirichlet-quantity leaves client a of task group g 0 training examples and 1 more client too"
+        " few, at least 4 are needed; raise partition.alpha (now 0.001), use fewer clients or more data"
+        " or lower partition.min_examples",
     ),
     "no labels": (
         {"labels": [None] * 100, "scheme": "dirichlet-label"},
@@ -181,15 +182,10 @@ BAD = {
         {"clients": ("a", "b", "c"), "scheme": "explicit", "shards": {"b": [2, 3]}},
         "partition.shards: clients a, c of task group g are not named; expected one of: b",
     ),
-    "several empty shards": (
-        {"clients": ("a", "b", "c", "d"), "scheme": "explicit", "shards": {"a": [], "b": [5, 6], "c": [1], "d": [7]}},
-        "partition.scheme: explicit leaves client a of task group g 0 training examples and 2 others too few, at least"
-        " 2 are needed; name more rows or lower partition.min_examples",
-    ),
     "empty shard": (
         {"clients": ("a", "b"), "scheme": "explicit", "shards": {"a": [], "b": [5, 6]}},
-        "partition.scheme: explicit leaves client a of task group g 0 training examples, at least 2 are needed;"
-        " name more rows or lower partition.min_examples",
+        "partition.shards.a: leaves 0 training examples, at least 2 are needed; name more rows, or lower"
+        " partition.min_examples",
     ),
 }
 
@@ -206,11 +202,18 @@ MISTAKES = {
     "z": ([0, 0], "partition.shards.z: row 0 is named twice, by z and z"),
     "d": (["3-1"], "partition.shards.d: the range '3-1' ends before it begins"),
     "good": (["10-20"], ""),
-    "a": ([5, 100], "partition.shards.a: 100 is out of range: task group g has rows 0 to 99"),
-    "b": (["20-30"], "partition.shards.b: row 20 is named twice, by good and b"),
-    "c": (["x"], "partition.shards.c: 'x' is neither a row number nor a range such as '0-99'"),
-    "e": ([5, -1], "partition.shards.e: -1 is out of range: task group g has rows 0 to 99"),
-    "f": ([15], "partition.shards.f: row 15 is named twice, by good and f"),
+    "a": ([5, 100, "99-200"], "partition.shards.a: 100, '99-200' are out of range: task group g has rows 0 to 99"),
+    "b": (
+        ["18-25", 30, 30, 5],
+        "partition.shards.b: 5 rows are named twice, also by good (18-20), itself (30), a (5)",
+    ),
+    "c": (
+        ["x", "9-8", "7-6", "z", "1:2", "3..4", "5;6", "0-98", 13],
+        "partition.shards.c: 'x', 'z', '1:2' and 2 more are neither row numbers nor ranges such as '0-99'; the ranges "
+        "'9-8', '7-6' end before they begin; 19 rows are named twice, also by z (0), a (5), good (10-20) and 1 more",
+    ),
+    "e": ([31, 33], "partition.shards.e: 2 rows are named twice, also by c (31, 33)"),
+    "f": ([], "partition.shards.f: leaves 0 training examples, at least 2 are needed"),
 }
 
 
@@ -344,7 +347,7 @@ def test_explicit_rows_are_those_of_the_source():
     ]
     none = PartitionConfig(scheme="explicit", shards={"a": [1, 4]}, min_examples=1)
     with pytest.raises(
-        ConfigError, match=r"leaves client a of task group g 0 training examples \(2 of the 2 rows that"
+        ConfigError, match=r"^partition.shards.a: leaves 0 training examples \(2 of the 2 rows that it names are held"
     ):
         partition([{}] * 6, ["a"], none, [], 0, "g", numbered)
 

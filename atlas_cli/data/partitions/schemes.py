@@ -67,10 +67,9 @@ def partition(
     """
     names = sorted(clients)
     notes: list[str] = []
-    missing: dict[str, str] = {}
     if config.scheme == "explicit":
         by_client, missing = by_name(
-            numbered or RowNumbers(range(len(rows)), (), len(rows)), names, config.shards, group
+            numbered or RowNumbers(range(len(rows)), (), len(rows)), names, config.shards, group, config.min_examples
         )
         notes = [f"client {client}: {missing[client]}" for client in clients if client in missing]
     else:
@@ -82,20 +81,7 @@ def partition(
                 beside=f"task_groups.{group}",
             )
         by_client = _dealt(rows, names, config, labels, numpy_generator(seed, "partition", group), group)
-    few = min(clients, key=lambda client: len(by_client[client]))
-    if len(by_client[few]) < config.min_examples:
-        advice = "name more rows" if config.scheme == "explicit" else "use fewer clients or more data"
-        if config.scheme.startswith("dirichlet"):
-            advice = f"raise partition.alpha (now {config.alpha:g}), {advice}"
-        because = f" ({missing[few]})" if few in missing else ""
-        others = sum(len(by_client[client]) < config.min_examples for client in clients) - 1
-        if others and config.scheme == "explicit":
-            because += f" and {others:,} other{'' if others == 1 else 's'} too few"
-        raise ConfigError(
-            f"{config.scheme} leaves client {few} of task group {group} {len(by_client[few])} training"
-            f" examples{because}, at least {config.min_examples} are needed; {advice} or lower partition.min_examples",
-            key="partition.scheme",
-        )
+    _require_enough(by_client, clients, config, group)
     shards = {client: sorted(by_client[client]) for client in clients}
     unused = len(rows) - sum(map(len, shards.values()))
     values = None
@@ -106,6 +92,25 @@ def partition(
         why = "are named by no client" if config.scheme == "explicit" else "have a value that is no client's name"
         notes.append(f"{unused:,} of {len(rows):,} training rows {why} and are not used")
     return Partition(shards, unused, values, notes)
+
+
+def _require_enough(
+    by_client: Mapping[str, Sequence[int]], clients: Sequence[str], config: PartitionConfig, group: str
+) -> None:
+    sizes = {client: len(by_client[client]) for client in clients if len(by_client[client]) < config.min_examples}
+    if not sizes:
+        return
+    few = min(sizes, key=lambda client: sizes[client])
+    advice = "use fewer clients or more data"
+    if config.scheme.startswith("dirichlet"):
+        advice = f"raise partition.alpha (now {config.alpha:g}), {advice}"
+    examples = f"{sizes[few]} training example{'' if sizes[few] == 1 else 's'}"
+    others = f" and {len(sizes) - 1:,} more client{'' if len(sizes) == 2 else 's'} too few" if len(sizes) > 1 else ""
+    raise ConfigError(
+        f"{config.scheme} leaves client {few} of task group {group} {examples}{others}, at least {config.min_examples}"
+        f" are needed; {advice} or lower partition.min_examples",
+        key="partition.scheme",
+    )
 
 
 def split_local_test(indices: Sequence[int], share: float, seed: int, client: str) -> tuple[list[int], list[int]]:
