@@ -16,6 +16,7 @@ from torch import nn
 
 from atlas_cli.aggregation.contract import Factors, release, scales_of, truncated
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
+from atlas_cli.federation.client_state.member import restand
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.merging.coded_rows import RowsCodec
@@ -67,8 +68,8 @@ def _regroup_adapters(federation: Federation, before: Mapping[str, str]) -> None
         aggregator.groups[cluster] = begun = MergedGroup(adapters, aggregator.method, codec)
         begun.merged = {path: Factors(*(t.clone() for t in f)) for path, f in values.items()}
         begun.version = groups[first].version if one else 1 + max(groups[group].version for group in shares)
-        for client in _clients(now, cluster) if not one else ():
-            aggregator.members[client].version = -1
+        if not one:
+            restand((aggregator.members[client] for client in _clients(now, cluster)), version=-1)
 
 
 def _regroup_heads(federation: Federation, before: Mapping[str, str]) -> None:

@@ -14,21 +14,34 @@ def are_folded(clients: int) -> bool:
     return clients > MOST_NAMED
 
 
-def as_ranges(names: Iterable[str]) -> list[Range]:
-    """Names in their order, of which ``NAME-5``, ``NAME-6`` and ``NAME-7`` are one: ``("NAME", 5, 7)``."""
+def as_ranges(names: Iterable[Range]) -> list[Range]:
+    """Names in their order, of which ``NAME-5``, ``NAME-6`` and ``NAME-7`` are one: ``("NAME", 5, 7)``.
+
+    Args:
+        names: each by itself, or some as ranges already.
+    """
     found: list[Range] = []
     entry, first, last, awaited = "", 0, 0, None
-    for name in names:
+    for each in names:
+        name, more = (each, 0) if isinstance(each, str) else (f"{each[0]}-{each[1]}", each[2] - each[1])
         if name == awaited:
-            last += 1
+            last += 1 + more
             found[-1] = entry, first, last
         else:
             found.append(name)
             entry, dash, number = name.rpartition("-")
             counts = dash and number.isascii() and number.isdigit() and number[0] != "0"
             first = last = int(number) if counts else 0
+            if more:
+                last += more
+                found[-1] = entry, first, last
         awaited = f"{entry}-{last + 1}" if first else None
     return found
+
+
+def count_of(ranges: Iterable[Range]) -> int:
+    """How many names ranges have."""
+    return sum(1 if isinstance(each, str) else each[2] - each[1] + 1 for each in ranges)
 
 
 def names_in(ranges: Iterable[Range]) -> Iterator[str]:
@@ -77,6 +90,10 @@ class ClientNames(Sequence[str]):
         if entry != self._entry or not (number.isascii() and number.isdigit()):
             return False
         return number[0] != "0" and int(number) <= self._count
+
+    def between(self, first: int, last: int) -> Range:
+        """The names from one place to another, both included, as a range."""
+        return self[first] if first == last else (self._entry, first + 1, last + 1)
 
     def _named(self, number: int) -> str:
         return self._entry if self._count == 1 else f"{self._entry}-{number}"

@@ -12,6 +12,7 @@ from atlas_cli.clustering.in_a_run import ClusteringResult
 from atlas_cli.config.client_names import are_folded
 from atlas_cli.cycle_collection import without_collection
 from atlas_cli.engines.own_step import OnStep
+from atlas_cli.experiment.kinds_in_a_round import KindsInARound
 from atlas_cli.experiment.label_columns import label_columns, labels_of
 from atlas_cli.experiment.memory_record import MeasuredRound
 from atlas_cli.federation.attendance import Attendance
@@ -173,34 +174,21 @@ class Recorder:
         federation, ledger, number = self.federation, result.ledger, result.number
         timed = clock.clients if clock is not None else ()
         apart = {*result.trained, *result.dropped, *result.scores.clients, *timed}
-        kinds = self._alike(result, apart)
+        kinds = KindsInARound(federation, ledger, apart)
+        epsilon = None
+        if self._tells_epsilon(result):
+            epsilon = (tuple(self._epsilon(result, client).items()) for client in federation.clients)
         lines = chain(
             (self._client_line(result, client, shares, clock) for client in federation.in_order(apart)),
-            (line_of_kind(self._client_line(result, names[0], shares, clock), names) for names in kinds),
+            (
+                line_of_kind(self._client_line(result, first, shares, clock), names)
+                for first, names in kinds.of_clients(epsilon)
+            ),
         )
         messages = ledger.records(number, apart)
-        for names in ledger.kinds(client for client in federation.clients if client not in apart):
-            messages += [line_of_kind(line, names) for line in ledger.records(number, names[:1])]
+        for first, names in kinds.of_messages():
+            messages += [line_of_kind(line, names) for line in ledger.records(number, [first])]
         return lines, messages
-
-    def _alike(self, result: RoundResult, apart: Collection[str]) -> list[list[str]]:
-        """All other clients than some, by what their lines in clients.jsonl say but for the name."""
-        accounts = result.ledger.accounts
-        told = self._tells_epsilon(result)
-        sizes = {account: tuple(account.bytes.values()) for account in set(accounts.values())}
-        found: dict[tuple[object, ...], list[str]] = {}
-        for client, member in self.federation.aggregator.members.items():  # of a million each is looked at
-            if client in apart:
-                continue
-            account = accounts.get(client)
-            line: tuple[object, ...] = (
-                *(member.task_group, member.cluster, member.exchanged_sha256(), member.delivered_sha256),
-                sizes[account] if account is not None else (0, 0),
-            )
-            if told:
-                line = (*line, tuple(self._epsilon(result, client).items()))
-            found.setdefault(line, []).append(client)
-        return list(found.values())
 
     def _note_headers(self, ledger: Ledger) -> None:
         """Of clients with codecs, who look at bytes, where headers are a large part of messages."""

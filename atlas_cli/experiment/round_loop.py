@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from atlas_cli.experiment.delivery import deliver, require_delivered
 from atlas_cli.experiment.recorder import Recorder, RoundResult, Scores
 from atlas_cli.experiment.run_budget import RunBudget
 from atlas_cli.federation.attendance import Attendance
+from atlas_cli.federation.client_state.member import standings
 from atlas_cli.federation.compressed_step import compressed_steps
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
@@ -128,10 +130,10 @@ def reach(federation: Federation, attendance: Attendance, ledger: Ledger, everyo
     """Deliver a round's result to its cohort, or at the end of training to everyone, and check that they hold it."""
     if everyone:
         attendance.call_off(ledger)
-    clients = list(federation.clients if everyone else attendance.cohort)
-    there = [client for client in clients if client not in attendance.gone]
+    clients: Collection[str] = federation.clients if everyone else attendance.cohort
+    there = [client for client in clients if client not in attendance.gone] if attendance.gone else clients
     if federation.under_way is not None:
-        federation.under_way.deliver(filter(federation.aggregator.is_behind, there), attendance.present)
+        federation.under_way.deliver(there, attendance.present)
     deliver(federation, there, ledger)
     require_delivered(federation, clients, anew=everyone)
     return everyone
@@ -144,8 +146,9 @@ def caution(federation: Federation, recorder: Recorder) -> None:
     for unused in (unused_weights(federation), unused_settings(federation)):
         if unused is not None:
             recorder.progress.note(f"warning: {unused}")
+    counts = standings(aggregator.members).items()
     for group in aggregator.groups:
-        size = cohort_size(share, sum(member.group == group for member in aggregator.members.values()))
+        size = cohort_size(share, sum(count for standing, count in counts if standing.group == group))
         if text := aggregator.method.caution(size):
             recorder.progress.note(f"warning: {group}: {on_one_line(text)}")
 
@@ -236,8 +239,10 @@ def set_up(federation: Federation, clustered: Callable[[ClusteringResult | None]
     """
     ledger = federation.ledger(0)
     messages: dict[tuple[object, ...], BaseWeights] = {}  # clients that hold the same part of one base get the same
+    everyone = iter(federation.clients)
     for place, client in enumerate(federation.plan.kinds):
-        kind, names = (client.task_group, client.cut, client.format), federation.plan.clients.names_of(place)
+        kind = client.task_group, client.cut, client.format
+        names = list(islice(everyone, len(federation.plan.clients.names_of(place))))
         if kind not in messages:
             with federation.at_hand([client.name]):
                 party = federation.clients[client.name]
@@ -252,7 +257,7 @@ def set_up(federation: Federation, clustered: Callable[[ClusteringResult | None]
         for name in names if ledger.watch is not None else ():
             ledger.see([message], name)
     clustered(cluster_clients(federation, 0, ledger))
-    deliver(federation, list(federation.clients), ledger)
+    deliver(federation, federation.clients, ledger)
     return ledger
 
 

@@ -204,7 +204,7 @@ def _plugins(federation: Federation) -> list[tuple[str, ModuleType]]:
     """The plug-ins that the run uses: their folder in the package, and their module."""
     data = [group.data for group in federation.config.task_groups.values()]
     corpora = [name for each in data if each.source == "corpus" for name in each.location]
-    codecs = {asked.codec for client in federation.plan.clients for asked in client.wire.asked()}
+    codecs = {asked.codec for kind in federation.plan.kinds for asked in kind.wire.asked()}
     named = [
         *(("tasks", group.task) for group in federation.config.task_groups.values()),
         *(("data.sources", each.source) for each in data),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from atlas_cli.cycle_collection import without_collection
 from atlas_cli.federation.client_state.base_changes import named_changes, require_changes
-from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.client_state.member import STANDING, Member, Standing
+from atlas_cli.federation.client_state.offloaded import OffloadedClients
 from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.federation import Federation
 from atlas_cli.hashing import sha256_tensors
@@ -44,6 +45,13 @@ class ClientRecord(NamedTuple):
         return [(part, sha256) for part, sha256 in zip(PARTS, self[2:], strict=True) if sha256 is not None]
 
 
+class _Whose(NamedTuple):
+    """Which client has which record: the ``keys`` of all in the order of the config, and by key the record."""
+
+    keys: Sequence[Hashable]
+    records: Mapping[Hashable, ClientRecord]
+
+
 class SavedClients:
     """The clients of a federation, as a part of the run's state.
 
@@ -53,8 +61,8 @@ class SavedClients:
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
         self._copies = TensorStore()
-        self._records: dict[str, ClientRecord] = {}  # by client, in the order of the config; equal ones are one object
-        self._known: dict[ClientRecord, ClientRecord] = {}
+        self._records: dict[str, ClientRecord] = {}  # of clients in memory, in the order of the config
+        self._known: dict[ClientRecord, ClientRecord] = {}  # equal ones are one object
         self._keys: dict[str, list[str]] = {}  # of a client's parts that are among the copies
         self._seen = 0
 
@@ -62,22 +70,39 @@ class SavedClients:
     def state_dict(self) -> StateDict:
         """``records`` (``ClientRecord``), the number of its record for each of ``clients``, and
         ``<part>/<sha256>/...``."""
-        last_used = self.federation.last_used
-        changed = last_used.since(self._seen) if self._records else self.federation.clients
-        self._seen = last_used.now
-        derived: dict[object, str | None] = {}
-        stored: dict[tuple[object, ...], ClientRecord] = {}
-        for name in changed:
-            self._look_at(name, derived, stored)
-        whose = list(map(id, self._records.values()))  # of a million clients nothing else is looked at
-        numbers = {own: number for number, own in enumerate(dict.fromkeys(whose))}
-        objects = {id(record): record for record in self._known.values()}
-        records = [objects[own] for own in numbers]
+        whose = self._in_memory() if self.federation.offload is None else self._in_store(self.federation.offload)
+        numbers: dict[ClientRecord, int] = {}
+        of_key = {key: numbers.setdefault(record, len(numbers)) for key, record in whose.records.items()}
+        records, clients = list(numbers), [of_key[key] for key in whose.keys]  # of a million nothing else is looked at
         self._known = {record: record for record in records}
-        state: StateDict = {"records": list(map(list, records)), "clients": [numbers[own] for own in whose]}
+        state: StateDict = {"records": list(map(list, records)), "clients": clients}
         for part, sha256 in dict.fromkeys(each for record in records for each in record.parts):
             state |= {f"{part}/{sha256}/{name}": value for name, value in self._tensors(sha256).items()}
         return state
+
+    def _in_memory(self) -> _Whose:
+        """Records of clients that are all in memory; only those used since the last time are looked at."""
+        last_used, derived = self.federation.last_used, dict[object, str | None]()
+        changed = last_used.since(self._seen) if self._records else self.federation.clients
+        self._seen = last_used.now
+        for name in changed:
+            self._look_at(name, derived)
+        keys = list(map(id, self._records.values()))
+        objects = {id(record): record for record in self._known.values()}
+        return _Whose(keys, {key: objects[key] for key in dict.fromkeys(keys)})
+
+    def _in_store(self, offload: OffloadedClients) -> _Whose:
+        """Records of idle clients, which those share that stand alike; only who is at hand is looked at by itself."""
+        derived = dict[object, str | None]()
+        for name in [name for name in self._records if name not in offload.present]:
+            del self._records[name]
+            self._release(self._keys.pop(name))
+        for name in offload.present:
+            self._look_at(name, derived)
+        members = self.federation.aggregator.members
+        own = {members[name].standing: record for name, record in self._records.items()}
+        keys = list(map(STANDING, members.values()))
+        return _Whose(keys, {key: own[key] if key in own else _record_of(key) for key in dict.fromkeys(keys)})
 
     def load_state_dict(self, state: StateDict) -> None:
         """Restore every client; idle clients that begin alike and have the same state share it.
@@ -90,60 +115,52 @@ class SavedClients:
         contents = self._checked_contents(tensors, records)
         federation, aggregator = self.federation, self.federation.aggregator
         aggregator.group_weights.forget()  # ranks may be others
-        done: dict[object, Member] = {}
-        derived: set[object] = set()
+        alike: dict[tuple[object, int], list[str]] = {}
         for (name, member), number in zip(aggregator.members.items(), values["clients"], strict=True):
-            record = records[number]
-            newest = aggregator.groups[member.group].version
+            alike.setdefault((member.standing, number), []).append(name)
+        derived: set[object] = set()
+        for (_, number), names in alike.items():
+            record, group = records[number], aggregator.members[names[0]].group
+            newest = aggregator.groups[group].version
             fits = record.version <= newest
             require_value(fits, f"records[{number}]", f"has version {record.version}, and the newest is {newest}")
-            alike = id(member.stored), member.group, record
-            if federation.offload is not None and alike in done:
-                federation.offload.share([name], done[alike])
-            else:
-                with federation.at_hand([name]):
-                    self._load(name, record, contents, derived)
-                done[alike] = member
-            member.version, member.delivered_sha256 = record.version, record.delivered_sha256
+            first = aggregator.members[names[0]]
+            with federation.at_hand(names[:1]):
+                self._load(names[0], record, contents, derived)
+                first.version, first.delivered_sha256 = record.version, record.delivered_sha256
+            if federation.offload is not None:
+                federation.offload.share(names[1:], first.standing)
         self._copies, self._records, self._known, self._keys = TensorStore(), {}, {}, {}  # all are looked at again
 
-    def _look_at(
-        self, name: str, derived: dict[object, str | None], stored: dict[tuple[object, ...], ClientRecord]
-    ) -> None:
-        """Make a client's record anew.
+    def _look_at(self, name: str, derived: dict[object, str | None]) -> None:
+        """Make the record of a client in memory anew.
 
         Args:
             derived: hashes of base changes that follow from the group's version, by group and ranks.
-            stored: records of idle clients, by what they share and have.
         """
         federation, store = self.federation, self._copies
-        member = federation.aggregator.members[name]
-        left = self._keys.pop(name, ()) if self._keys else ()
-        if member.stored is not None:
-            idle = id(member.stored), member.version, member.delivered_sha256
-            if idle not in stored:
-                made = ClientRecord(member.version, member.delivered_sha256, *member.stored.parts)
-                stored[idle] = self._known.setdefault(made, made)
-            self._records[name] = stored[idle]
-        else:
-            state = ClientState.of(federation.clients[name], member)
-            alike = self._what_its_base_follows(name, member)
-            follows = member.version == federation.aggregator.groups[member.group].version
-            known = derived.get(alike) if follows else None
-            parts = (
-                store.put(state.exchanged, member.exchanged_sha256()),
-                store.put(state.moments) if state.moments else None,
-                store.put(state.base_changes, known) if state.base_changes else None,
-                store.put(state.term) if state.term else None,
-                store.put(state.wire) if state.wire else None,
-            )
-            if follows:
-                derived[alike] = parts[2]
-            self._keys[name] = [key for key in parts if key is not None]
-            record = ClientRecord(member.version, member.delivered_sha256, *parts)
-            self._records[name] = self._known.setdefault(record, record)
-        for key in left:
-            store.release(key)
+        member, left = federation.aggregator.members[name], self._keys.pop(name, [])
+        state = ClientState.of(federation.clients[name], member)
+        alike = self._what_its_base_follows(name, member)
+        follows = member.version == federation.aggregator.groups[member.group].version
+        known = derived.get(alike) if follows else None
+        parts = (
+            store.put(state.exchanged, member.exchanged_sha256()),
+            store.put(state.moments) if state.moments else None,
+            store.put(state.base_changes, known) if state.base_changes else None,
+            store.put(state.term) if state.term else None,
+            store.put(state.wire) if state.wire else None,
+        )
+        if follows:
+            derived[alike] = parts[2]
+        self._keys[name] = [key for key in parts if key is not None]
+        record = ClientRecord(member.version, member.delivered_sha256, *parts)
+        self._records[name] = self._known.setdefault(record, record)
+        self._release(left)
+
+    def _release(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._copies.release(key)
 
     def _tensors(self, sha256: str) -> Mapping[str, Tensor]:
         if sha256 in self._copies:
@@ -221,6 +238,12 @@ class SavedClients:
             if part == "base_changes":
                 require_changes(f"{part}/{sha256}/", content, self.federation.aggregator.features)
         return {sha256: content for (_, sha256), content in contents.items()}
+
+
+def _record_of(standing: Standing) -> ClientRecord:
+    """That of idle clients."""
+    assert standing.stored is not None
+    return ClientRecord(standing.version, standing.delivered_sha256, *standing.stored.parts)
 
 
 def _record(fields: Any, where: str) -> ClientRecord:

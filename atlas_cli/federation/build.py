@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
+from itertools import islice
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.cycle_collection import without_collection
 from atlas_cli.federation.client_state.coding import Coding
 from atlas_cli.federation.client_state.kept_texts import kept_texts_of
-from atlas_cli.federation.client_state.member import Member, weight_of
+from atlas_cli.federation.client_state.member import Member, Standing, weight_of
 from atlas_cli.federation.client_state.new_client import head_of_client, new_client
 from atlas_cli.federation.client_state.offloaded import offload_of
 from atlas_cli.federation.federation import Federation
@@ -30,7 +31,7 @@ from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.planning.devices.devices import traced_client
 from atlas_cli.planning.method import merge_optimizer_of, method_of
-from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
+from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.storage.tensor_store import TensorStore
 
 
@@ -108,7 +109,7 @@ def make_server(loaded: LoadedExperiment) -> SplitServer:
     """
     config, plan = loaded.config, loaded.plan
     tasks = loaded.training_tasks() if loaded.split else {}
-    first_layers = {name: min(client.cut for client in plan.members(name)) for name in tasks}
+    first_layers = {name: min(kind.cut for kind in plan.kinds_of(name)) for name in tasks}
     setting = Setting.of(config, loaded.device)
     return SplitServer(loaded.base, plan.cut, tasks, setting, config.server.rank, first_layers)
 
@@ -122,37 +123,34 @@ def make_clients(
     With ``engine.offload`` one client of each kind is built, and clients that start like it share its state.
     """
     make, served, method = _client_maker(loaded, cache, texts), _served(loaded), method_of(loaded.config)
-    members: dict[str, Member] = {}
-    wires = {kind.key: kind.wire for kind in loaded.plan.kinds}
-    coded = {key: Coding.of(wire, method, loaded.config.seed) is not None for key, wire in wires.items()}
-
-    def add_member(client: ClientPlan, party: Party) -> None:
-        weight = weight_of(loaded.config, client, loaded.data[client.task_group])
-        layers = served[client.task_group, client.cut]
-        adapters = party.exchanged
-        coding = Coding.of(client.wire, method, loaded.config.seed) if coded[client.key] else None
-        own = client.task_group, weight, adapters, party.head, layers
-        compact = client.wire.header == "compact"
-        members[client.name] = Member(*own, term=party.term, coding=coding, compact=compact)
-
-    offload = offload_of(loaded.config, make, members)
-    if offload is None:
-        clients = {client.name: make(client.name) for client in loaded.plan.clients}
-        for client in loaded.plan.clients:
-            add_member(client, clients[client.name])
-        return clients, members
-    alike: dict[object, tuple[str, Party]] = {}
-    starts: dict[str, tuple[str, Party]] = {}  # by entry of the config, whose clients differ in name alone
-    for client in loaded.plan.clients:
-        if client.key not in starts:
-            kind = client.task_group, client.cut, client.format, tuple(client.ranks.items())
-            if kind not in alike:
-                alike[kind] = client.name, make(client.name)
-            starts[client.key] = alike[kind]
-        first, party = starts[client.key]
-        add_member(client, party)
-        offload.start(client.name, party, first)
-    return offload, members
+    config, plan, members = loaded.config, loaded.plan, dict[str, Member]()
+    offload = offload_of(config, make, members)
+    everyone, clients = iter(plan.clients.names), dict[str, Party]()
+    starts: dict[object, Standing] = {}
+    for place, first in enumerate(plan.kinds):  # an entry of the config, whose clients differ in name alone
+        group, count = loaded.data[first.task_group], len(plan.clients.names_of(place))
+        layers, compact = served[first.task_group, first.cut], first.wire.header == "compact"
+        coded = Coding.of(first.wire, method, config.seed) is not None
+        kind = first.cut, first.format, first.key if coded else None  # the clients of one entry have one codec
+        start = first.task_group, first.cut, first.format, tuple(first.ranks.items())
+        standing = starts.get(start)
+        if offload is not None and standing is not None:
+            standing = offload.join(standing, count, compact=compact, kind=kind)
+        for name in islice(everyone, count):
+            weight = weight_of(config, first, group, name)
+            coding = Coding.of(first.wire, method, config.seed) if coded else None
+            if standing is not None:
+                members[name] = Member.idle(standing, weight, layers, coding)
+                continue
+            party = make(name)
+            own = first.task_group, weight, party.exchanged, party.head, layers
+            members[name] = Member(*own, term=party.term, coding=coding, compact=compact, kind=kind)
+            if offload is None:
+                clients[name] = party
+            else:
+                standing = starts[start] = offload.start(name, party)
+                offload.join(standing, count - 1)
+    return (clients if offload is None else offload), members
 
 
 def _client_maker(
@@ -166,7 +164,7 @@ def _client_maker(
         planned = plan.by_name[name]
         base, task, upper = loaded.bases[planned.format], tasks[planned.task_group], plan.above(planned.cut)
         party = new_client(config, planned, base, task, upper, loaded.device)
-        give_prefix(cache, config, party, lowest[name])
+        give_prefix(cache, config, party, lowest[planned.key])
         party.wire.memory.store = texts
         return party
 
@@ -180,7 +178,7 @@ def _served(loaded: LoadedExperiment) -> dict[tuple[str, int], frozenset[str]]:
     contested = {name: plan.contested(name).keys() if loaded.split else set() for name in loaded.group_names}
     return {
         (group, cut): frozenset(path for path in contested[group] if layer_of(path, plan.family) >= cut)
-        for group, cut in {(client.task_group, client.cut) for client in plan.clients}
+        for group, cut in {(kind.task_group, kind.cut) for kind in plan.kinds}
     }
 
 
@@ -192,7 +190,7 @@ def make_aggregator(loaded: LoadedExperiment, server: SplitServer, members: dict
     for name, task in loaded.training_tasks().items():
         ranks = plan.group_ranks(name) if loaded.split else plan.server_ranks(name) | plan.group_ranks(name)
         groups[name] = setting.adapters(base, ranks)
-        made = (head_of_client(config, client, base, task, device) for client in plan.members(name))
+        made = (head_of_client(config, kind, base, task, device) for kind in plan.kinds_of(name))
         if (head := next((head for head in made if head is not None), None)) is not None:
             heads[name] = head
     return Aggregator(

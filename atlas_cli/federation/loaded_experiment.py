@@ -174,11 +174,11 @@ def _client_bases(plan: Plan, source: FrozenBase, base: FrozenBase, causal: bool
     ``causal`` tasks.
     """
     split = plan.config.mode == "split-federated"
-    output = causal and needs_output(plan.config, plan.clients)
+    output = causal and needs_output(plan.config, plan.kinds)
     deepest: dict[WeightFormat, int] = {}
-    for client in plan.clients:
-        format = client.format.with_table
-        deepest[format] = max(client.cut, deepest.get(format, 0))
+    for kind in plan.kinds:
+        format = kind.format.with_table
+        deepest[format] = max(kind.cut, deepest.get(format, 0))
     return {
         format: base if format == base.format else base_in_format(source, format, cut if split else None, output, base)
         for format, cut in deepest.items()
@@ -187,14 +187,14 @@ def _client_bases(plan: Plan, source: FrozenBase, base: FrozenBase, causal: bool
 
 def _with_embeddings(loaded: LoadedExperiment) -> dict[WeightFormat, FrozenBase]:
     """The bases in the formats of clients: where that is by the row, with the rows of the texts of its clients."""
-    clients: dict[WeightFormat, list[str]] = {}
-    for client in loaded.plan.clients:
-        clients.setdefault(client.format, []).append(client.name)
+    clients: dict[WeightFormat, list[Sequence[str]]] = {}
+    for place, kind in enumerate(loaded.plan.kinds):
+        clients.setdefault(kind.format, []).append(loaded.plan.clients.names_of(place))
     bases = {format: loaded.bases[format.with_table] for format in clients}
     if by_row := [format for format in clients if format.embedding == "rows"]:
         table = table_file(loaded.config.model, loaded.base)
         for format in by_row:
-            features = chain.from_iterable(map(loaded.train_features, clients[format]))
+            features = chain.from_iterable(map(loaded.train_features, chain.from_iterable(clients[format])))
             bases[format] = by_rows(bases[format], distinct_tokens(features, loaded.pad), table)
     return bases
 

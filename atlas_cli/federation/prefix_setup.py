@@ -29,21 +29,22 @@ def give_prefix(cache: PrefixCache | None, config: ExperimentConfig, party: Part
 
 
 def lowest_changing_blocks(config: ExperimentConfig, plan: Plan) -> dict[str, int]:
-    """By client, the lowest block that has an adapter, or whose frozen weights a merge may change.
+    """By entry of the config (``ClientPlan.key``), the lowest block of its clients that has an adapter, or whose frozen
+    weights a merge may change.
 
     It is 0 where a text's output depends on its batch. Where a method merges into the base, a client receives the
     changes of all clients it is merged with: those of its task group, or any client where clusters are found.
     """
     if depends_on_length(plan.hf_config, config.training.max_length):  # a text alone may have other positions
-        return {c.name: 0 for c in plan.clients}
-    own = {c.name: min((layer_of(path, plan.family) for path in c.ranks), default=c.cut) for c in plan.clients}
+        return {kind.key: 0 for kind in plan.kinds}
+    own = {c.key: min((layer_of(path, plan.family) for path in c.ranks), default=c.cut) for c in plan.kinds}
     if not method_of(config).CHANGES_BASE:
         return own
     lowest: dict[str | None, int] = {}
-    merged = {c.name: c.task_group if config.clustering is None else None for c in plan.clients}
-    for name, group in merged.items():
-        lowest[group] = min(own[name], lowest.get(group, own[name]))
-    return {name: lowest[group] for name, group in merged.items()}
+    merged = {c.key: c.task_group if config.clustering is None else None for c in plan.kinds}
+    for key, group in merged.items():
+        lowest[group] = min(own[key], lowest.get(group, own[key]))
+    return {key: lowest[group] for key, group in merged.items()}
 
 
 def without_prefix(config: ExperimentConfig, plan: Plan) -> list[str]:
@@ -53,7 +54,7 @@ def without_prefix(config: ExperimentConfig, plan: Plan) -> list[str]:
         return []
     lowest = lowest_changing_blocks(config, plan)
     for client in plan.clients:
-        if lowest[client.name] == 0:
+        if lowest[client.key] == 0:
             own = any(layer_of(path, plan.family) == 0 for path in client.ranks)
             cause = "block 0 has an adapter" if own else f"{config.aggregation.method} may change block 0 of its base"
             if depends_on_length(plan.hf_config, config.training.max_length):

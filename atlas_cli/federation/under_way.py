@@ -202,10 +202,11 @@ class UnderWay:
         return found.did
 
     def deliver(self, clients: Iterable[str], merged: Collection[str]) -> None:
-        """Some clients, whose passes ended in the round, are sent what came of it; it ends when ``merged`` hold it."""
+        """Those of some clients that are behind and whose passes ended in the round are sent what came of it; it ends
+        when ``merged`` hold it."""
         for client in clients:
-            if client not in self._ended.times:
-                continue  # it had no part in the round, which has its bytes only
+            if client not in self._ended.times or not self._aggregator.is_behind(client):
+                continue  # of who had no part in the round it has the bytes only
             seconds = self._deliveries[client].adapters_down(self._arrivals.server, self.now)
             self._ready[client] = held = self._arrivals.now + seconds
             self._ended.times[client] = with_delivery(self._ended.times[client], self._works[client].device, seconds)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
 from atlas_cli.aggregation.contract import PARTS
+from atlas_cli.config.client_names import Range, as_ranges
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import AdapterForm, features_of
@@ -80,10 +82,10 @@ class Plan:
         """Of every layer that any party adapts, the numbers in a row of A and in a column of B."""
         return {path: self.form.sizes(*features) for path, features in self.features.items()}
 
-    @cached_property
-    def by_name(self) -> dict[str, ClientPlan]:
+    @property
+    def by_name(self) -> Mapping[str, ClientPlan]:
         """The clients, by name."""
-        return {client.name: client for client in self.clients}
+        return self.clients.by_name
 
     @property
     def kinds(self) -> tuple[ClientPlan, ...]:
@@ -148,20 +150,22 @@ class Plan:
         """The names of a task group's clients, in the order of the config; the list must not be changed."""
         return self._by_group.get(group, [])
 
+    def ranges(self, group: str) -> list[Range]:
+        """The same as ranges, without a look at each."""
+        of_group = (place for place, kind in enumerate(self.kinds) if kind.task_group == group)
+        return as_ranges(chain.from_iterable(map(self.clients.ranges_of, of_group)))
+
     @cached_property
     def _by_group(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for client in self.clients:
-            found.setdefault(client.task_group, []).append(client.name)
+        names = iter(self.clients.names)
+        for place, kind in enumerate(self.kinds):
+            found.setdefault(kind.task_group, []).extend(islice(names, len(self.clients.names_of(place))))
         return found
 
     def in_order(self, clients: Iterable[str]) -> list[str]:
         """Sort some clients in the order of the config, without duplicates."""
-        return sorted(set(clients), key=self._places.__getitem__)
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {client.name: i for i, client in enumerate(self.clients)}
+        return sorted(set(clients), key=self.clients.places.__getitem__)
 
     def adapter_parameters(self, ranks: Mapping[str, int]) -> int:
         """The number of parameters in a set of adapters, as they are sent: r (d_in + d_out) for each layer of LoRA."""

@@ -6,21 +6,22 @@ one for those others of which all is the same: it has their names as ranges and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from atlas_cli.config.client_names import as_ranges, names_in
+from atlas_cli.config.client_names import Range, as_ranges, count_of, names_in
 
 Line = dict[str, Any]
 
 
-def line_of_kind(line: Mapping[str, Any], names: Sequence[str]) -> Line:
+def line_of_kind(line: Mapping[str, Any], names: Iterable[Range]) -> Line:
     """The line of several clients that is, but for the name, the ``line`` of each of them."""
-    if len(names) == 1:
-        return {name: names[0] if name == "client" else value for name, value in line.items()}
+    ranges = as_ranges(names)
+    if (count := count_of(ranges)) == 1:
+        return {name: ranges[0] if name == "client" else value for name, value in line.items()}
     found: Line = {}
     for name, value in line.items():
-        found |= {"names": as_ranges(names), "count": len(names)} if name == "client" else {name: value}
+        found |= {"names": ranges, "count": count} if name == "client" else {name: value}
     return found
 
 

@@ -136,19 +136,13 @@ class Ledger:
 
         They are not watched (``see``).
         """
-        if not self.accounts:
-            first = counted.together()
-            first.shared = True
-            self.accounts = dict.fromkeys(clients, first)
-            return
-        grown: dict[int, tuple[Account | None, Account]] = {}  # with the accounts, whose addresses are kept so
-        for client in clients:
-            before = self.accounts.get(client)
-            if (found := grown.get(id(before))) is None:
-                after = counted.together() if before is None else before.together(counted)
-                after.shared = True
-                found = grown[id(before)] = before, after
-            self.accounts[client] = found[1]
+        names = list(clients)
+        before = list(map(self.accounts.get, names))
+        grown: dict[Account | None, Account] = {}
+        for account in dict.fromkeys(before):
+            grown[account] = counted.together() if account is None else account.together(counted)
+            grown[account].shared = True
+        self.accounts.update(zip(names, map(grown.__getitem__, before), strict=True))
 
     def see(self, messages: Iterable[Message], client: str) -> None:
         """Let messages that are counted with ``add`` be watched as those of a client."""
@@ -214,13 +208,13 @@ class Ledger:
 
     def lost(self, clients: Collection[str]) -> dict[str, dict[str, float | None]]:
         """What codecs lost of some clients' messages, by kind; kinds without a codec are left out."""
-        named = frozenset(clients)
         coded = {
             account: [(_ASKED.get(of, of[0]), entry.lost) for of, entry in account.in_order() if entry.lost]
             for account in set(self.accounts.values())
         }
         found: dict[str, Lost] = {}
         if any(coded.values()):
+            named = frozenset(clients)
             for client in sorted(named & self.accounts.keys()):  # one by one: sums are rounded, in this order
                 for asked, lost in coded[self.accounts[client]]:
                     found[asked] = found.get(asked, Lost()) + lost
@@ -237,19 +231,6 @@ class Ledger:
             for client in sorted(self.accounts if clients is None else self.accounts.keys() & clients)
             for line in self.accounts[client].lines()
         ]
-
-    def kinds(self, clients: Iterable[str]) -> list[list[str]]:
-        """Those of some clients that have any message, apart by what their lines say, in the order that is given."""
-        by_account: dict[Account, list[str]] = {}
-        by_lines: dict[tuple[object, ...], list[str]] = {}
-        for client in clients:
-            if (account := self.accounts.get(client)) is None:
-                continue
-            if (names := by_account.get(account)) is None:
-                lines = tuple(value for line in account.lines() for value in line.items())
-                names = by_account[account] = by_lines.setdefault(lines, [])
-            names.append(client)
-        return list(by_lines.values())
 
     def _accounts_of(self, clients: Collection[str]) -> Counter[Account]:
         """The accounts of some clients, each once, with the number of these clients that have it."""

@@ -100,7 +100,7 @@ def costs(made, monkeypatch):
         for module in (aggregator, tensor_store, saved_clients, members):
             counted(module, "sha256_tensors")
         looking = ((Member, "exchanged_sha256"), (AdapterSet, "state"), (SavedClients, "_look_at"))
-        for owner, name in (*looking, (Recorder, "_client_line")):
+        for owner, name in (*looking, (Recorder, "_client_line"), (saved_clients, "_record_of")):
             counted(owner, name)
         monkeypatch.setattr(training, "evaluate", lambda made: Scores())  # local tests are of all clients by design
         train(made, recorder, checkpoint)
@@ -129,7 +129,11 @@ def test_a_round_costs_what_its_cohort_does(many, monkeypatch, tmp_path, method,
     assert few[2:4] == more[2:4]  # of 50 and of 100 clients
     for found, clients in ((few, 50), (more, 100)):
         assert [each["_client_line"] for each in found] == [clients, 2, 2, 2, clients]
-        assert [each["_look_at"] for each in found] == [clients, 2, 2, 2, clients]
+        assert [each["_look_at"] for each in found] == ([0] * 5 if memory else [clients, 2, 2, 2, clients])
+        # of idle clients each kind, and each that trained where the method leaves something on it
+        *kinds, last = [each["_record_of"] for each in found]
+        assert kinds == ([0] * 4 if not memory else [1, 3, 5, 7] if method == "fedsa" else [1, 2, 3, 4])
+        assert (1 if memory else 0) <= last <= (9 if memory and method == "fedsa" else 1)
         assert memory or found[-1]["sha256_tensors"] >= clients * 2 * LAYERS  # the last round trusts no counter
 
 

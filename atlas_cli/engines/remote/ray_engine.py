@@ -225,8 +225,8 @@ class RayEngine:
         federation = self.federation
         references, hashes = {}, {}
         for format, base in federation.bases.items():
-            cut = max(c.cut for c in federation.plan.clients if c.format == format) if federation.split else None
-            skeleton, tensors = take_apart(base, cut, needs_output(federation.config, federation.plan.clients))
+            cut = max(kind.cut for kind in federation.plan.kinds if kind.format == format) if federation.split else None
+            skeleton, tensors = take_apart(base, cut, needs_output(federation.config, federation.plan.kinds))
             hashes[format] = contents_sha256(tensors)
             content: tuple[Skeleton, list[Array]] = (skeleton, [to_array(tensor) for tensor in tensors])
             references[format] = self.ray.put(content)

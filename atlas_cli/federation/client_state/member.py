@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -65,70 +67,170 @@ class StoredState(NamedTuple):
         return [key for key in self.parts if key is not None]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)  # equal is what is the same object
+class Standing:
+    """What is the same of clients that are alike. Idle clients (``engine.offload``) share one object.
+
+    A client of which anything here changes gets another, so that the others of the old one keep it.
+
+    Attributes:
+        task_group: the task group of its data and head.
+        cluster: the cluster of the client; None where adapters are merged by task group.
+        compact: whether small messages have a compact header.
+        kind: what else clients must have in common to be delivered the same; it never changes.
+        version: version of the group's adapter in the last delivery; -1 before the first one.
+        delivered_sha256: hash of the last delivery.
+        stored: keys of an idle client's state in the store (``engine.offload``).
+    """
+
+    task_group: str
+    cluster: str | None = None
+    compact: bool = False
+    kind: Hashable = None
+    version: int = -1
+    delivered_sha256: str | None = None
+    stored: StoredState | None = None
+
+    @property
+    def group(self) -> str:
+        """The group that adapters are merged with: the cluster, or the task group."""
+        return self.cluster or self.task_group
+
+    @property
+    def part(self) -> str:
+        """The part whose head is shared: the task group, or the clients of the task group in the cluster."""
+        return f"{self.task_group}.{self.cluster}" if self.cluster else self.task_group
+
+    @property
+    def value(self) -> Hashable:
+        """What is equal of two that say the same."""
+        stored = None if self.stored is None else (self.stored.parts, tuple(self.stored.ranks.items()))
+        own = (self.task_group, self.cluster, self.compact, self.kind)
+        return *own, self.version, self.delivered_sha256, stored
+
+
 class Member:
     """The aggregator's record of a client, with the client's adapters and (if it trains one) its head.
 
     Attributes:
-        task_group: the task group of its data and head.
         weight: n_k, its number of examples or label tokens.
-        adapters: the client's own; the server knows their ranks and scales, and their values only as sent.
+        adapters: the client's own; the server knows their ranks and scales, and their values only as sent. They cannot
+            be read while its state is in the store, nor can its head.
         head: the head that the client itself trains, or None.
         served: layers that the server adapts for this client and that other clients of its group adapt themselves.
-        version: version of the group's adapter in the last delivery; -1 before the first one.
-        delivered_sha256: hash of the last delivery.
-        cluster: the cluster of the client; None where adapters are merged by task group.
         term: the aggregation method's term in the client's local training, or None.
         coding: how its adapters and head are encoded for the wire; None: they are sent as they are.
-        compact: whether small messages have a compact header.
-        stored: keys of an idle client's state in the store (``engine.offload``); its adapters and head cannot be read
-            meanwhile.
+        standing: what it may have in common with others.
     """
 
-    task_group: str
-    weight: float
+    __slots__ = (
+        "_hashed",
+        "adapters",
+        "coding",
+        "head",
+        "served",
+        "standing",
+        "term",
+        "weight",
+    )  # there may be a million
+
     adapters: AdapterSet
     head: nn.Module | None
-    served: frozenset[str] = frozenset()
-    version: int = -1
-    delivered_sha256: str | None = None
-    cluster: str | None = None
-    term: ClientTerm | None = None
-    coding: Coding | None = None
-    compact: bool = False
-    stored: StoredState | None = None
-    _hashed: _Hashed | None = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        if not self.exchanges:  # nothing is delivered, and that is what it holds
-            self.delivered_sha256 = sha256_tensors({})
+    def __init__(
+        self,
+        task_group: str,
+        weight: float,
+        adapters: AdapterSet,
+        head: nn.Module | None,
+        served: frozenset[str] = frozenset(),
+        *,
+        version: int = -1,
+        term: ClientTerm | None = None,
+        coding: Coding | None = None,
+        compact: bool = False,
+        kind: Hashable = None,
+    ) -> None:
+        self.weight, self.adapters, self.head, self.served = weight, adapters, head, served
+        self.term, self.coding = term, coding
+        self._hashed: _Hashed | None = None
+        nothing = (
+            None if adapters.ranks else sha256_tensors({})
+        )  # without adapters that is delivered, and what it holds
+        self.standing = Standing(task_group, None, compact, kind, version, nothing)
+
+    @classmethod
+    def idle(cls, standing: Standing, weight: float, served: frozenset[str], coding: Coding | None) -> Self:
+        """The record of a client whose state is in the store."""
+        member = cls.__new__(cls)
+        member.weight, member.served, member.standing, member.coding = weight, served, standing, coding
+        member.term = member._hashed = None
+        return member
 
     def __getattr__(self, name: str) -> Any:
         if name in ("adapters", "head"):  # removed by put_away
             raise AtlasError(f"the {name} of a client that is away (engine.offload) was read; bring it in first")
         raise AttributeError(name)
 
-    def put_away(self, stored: StoredState) -> None:
+    def put_away(self, standing: Standing) -> None:
         """Drop the references to adapters and head: the client's state is in the store."""
-        self.__dict__.pop("adapters", None)
-        self.__dict__.pop("head", None)
-        self.term, self.stored, self._hashed = None, stored, None
+        del self.adapters, self.head
+        self.term, self._hashed, self.standing = None, None, standing
         if self.coding is not None:
             self.coding.forget()
 
     def bring_in(self, adapters: AdapterSet, head: nn.Module | None, term: ClientTerm | None) -> None:
         """Refer to the adapters, the head and the method's term of a newly built client."""
-        self.adapters, self.head, self.term, self.stored = adapters, head, term, None
+        self.adapters, self.head, self.term = adapters, head, term
+        self.standing = replace(self.standing, stored=None)
+
+    @property
+    def task_group(self) -> str:
+        """The task group of its data and head."""
+        return self.standing.task_group
+
+    @property
+    def compact(self) -> bool:
+        """Whether its small messages have a compact header."""
+        return self.standing.compact
 
     @property
     def group(self) -> str:
         """The group that its adapters are merged with: its cluster, or its task group."""
-        return self.cluster or self.task_group
+        return self.standing.group
 
     @property
     def part(self) -> str:
         """The part whose head it shares: its task group, or the clients of its task group in its cluster."""
-        return f"{self.task_group}.{self.cluster}" if self.cluster else self.task_group
+        return self.standing.part
+
+    @property
+    def cluster(self) -> str | None:
+        """The cluster of the client; None where adapters are merged by task group."""
+        return self.standing.cluster
+
+    @property
+    def version(self) -> int:
+        """Version of the group's adapter in the last delivery; -1 before the first one."""
+        return self.standing.version
+
+    @version.setter
+    def version(self, version: int) -> None:
+        self.standing = replace(self.standing, version=version)
+
+    @property
+    def delivered_sha256(self) -> str | None:
+        """Hash of the last delivery."""
+        return self.standing.delivered_sha256
+
+    @delivered_sha256.setter
+    def delivered_sha256(self, sha256: str | None) -> None:
+        self.standing = replace(self.standing, delivered_sha256=sha256)
+
+    @property
+    def stored(self) -> StoredState | None:
+        """Keys of an idle client's state in the store (``engine.offload``)."""
+        return self.standing.stored
 
     def exchanged(self) -> dict[str, Tensor]:
         """The client's adapters and the trained part of its head: everything that is sent and delivered."""
@@ -190,11 +292,44 @@ class Member:
         return self.adapters.ranks
 
 
-def weight_of(config: ExperimentConfig, client: ClientPlan, group: PreparedGroup) -> float:
-    """A client's weight before normalisation: by ``aggregation.weights``, times the client's own weight."""
+STANDING: Callable[[Member], Standing] = attrgetter("standing")
+
+
+def standings(members: Mapping[str, Member]) -> Counter[Standing]:
+    """Where clients stand, and how many of them stand so, in the order of the first of each."""
+    return Counter(map(STANDING, members.values()))
+
+
+def by_standing(members: Mapping[str, Member], clients: Collection[str]) -> dict[Standing, list[str]]:
+    """Some clients, each once, by where they stand."""
+    found = defaultdict[Standing, list[str]](list)
+    if len(clients) == len(members):  # of a million nothing else is looked at
+        for client, member in members.items():
+            found[member.standing].append(client)
+    else:
+        for client in clients:
+            found[members[client].standing].append(client)
+    return found
+
+
+def restand(members: Iterable[Member], **changes: Any) -> None:
+    """Change the same of some clients' standings; those that shared one share the next."""
+    made: dict[Standing, Standing] = {}
+    for member in members:
+        if (before := member.standing) not in made:
+            made[before] = replace(before, **changes)
+        member.standing = made[before]
+
+
+def weight_of(config: ExperimentConfig, client: ClientPlan, group: PreparedGroup, name: str) -> float:
+    """A client's weight before normalisation: by ``aggregation.weights``, times the client's own weight.
+
+    Args:
+        client: the plan of the client, or of another that differs in name alone.
+    """
     rule, own = config.aggregation.weights, client.weight
     if rule == "inverse-rank" and client.ranks:
         return own * len(client.ranks) / sum(client.ranks.values())
     if rule == "tokens":
-        return own * sum(len(feature["input_ids"]) for feature in group.train[client.name])
-    return own * (1.0 if rule == "uniform" else group.task.weight(group.train[client.name]))
+        return own * sum(len(feature["input_ids"]) for feature in group.train[name])
+    return own * (1.0 if rule == "uniform" else group.task.weight(group.train[name]))

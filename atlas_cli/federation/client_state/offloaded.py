@@ -1,18 +1,22 @@
 """Offloaded clients: while a client is idle, only its state is kept, in a store.
 
 A client that is needed is built again as at the start of the run, and its state is loaded. Clients with equal states
-share one entry: before the first round those of equal rank and task group, later those at the same version. Reading an
-    offloaded client is an error.
+share one entry, and clients that are alike one ``Standing``: before the first round those of equal rank and task group,
+    later those at the same version. Reading an offloaded client is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from weakref import WeakValueDictionary
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.client_state.member import Member, StoredState
+from atlas_cli.federation.client_state.member import Member, Standing, StoredState
 from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.runs.directory import folder_of_runs
@@ -34,6 +38,7 @@ class OffloadedClients(Mapping[str, Party]):
     def __init__(self, make: Callable[[str], Party], members: Mapping[str, Member], store: TensorStore) -> None:
         self._make, self._members, self.store = make, members, store
         self._present: dict[str, Party] = {}
+        self._standings: WeakValueDictionary[Hashable, Standing] = WeakValueDictionary()
 
     def __getitem__(self, name: str) -> Party:
         if name in self._present:
@@ -47,6 +52,11 @@ class OffloadedClients(Mapping[str, Party]):
 
     def __len__(self) -> int:
         return len(self._members)
+
+    @property
+    def present(self) -> Collection[str]:
+        """The clients that are in memory."""
+        return self._present.keys()
 
     @contextmanager
     def at_hand(self, names: Iterable[str]) -> Iterator[None]:
@@ -65,33 +75,33 @@ class OffloadedClients(Mapping[str, Party]):
         for name in brought:
             self._put_away(name)
 
-    def start(self, name: str, party: Party, first: str) -> None:
-        """Offload a client in its state before the run; ``party`` is the ``first`` client with that state."""
-        member, stored = self._members[name], self._members[first].stored
-        if stored is None:
-            member.put_away(self._store(party, member))
-        else:
-            self._hold(stored, 1)
-            member.put_away(stored)
+    def start(self, name: str, party: Party) -> Standing:
+        """Offload a client in its state before the run; returns what others that begin alike can ``join``."""
+        member = self._members[name]
+        member.put_away(self._standing(party, member))
+        return member.standing
 
-    def share(self, names: Collection[str], other: Member) -> None:
-        """Let offloaded clients share the state of another offloaded client, and what it was delivered."""
-        stored, version, delivered = other.stored, other.version, other.delivered_sha256
-        assert stored is not None
-        self._hold(stored, len(names))
-        left, times, seen = list[StoredState](), list[int](), dict[int, int]()
-        for name in names:
-            member = self._members[name]
-            before = member.stored
-            assert before is not None
-            if (place := seen.get(id(before))) is None:
-                place = seen[id(before)] = len(left)
-                left.append(before)
-                times.append(0)
-            times[place] += 1
-            member.stored, member.version, member.delivered_sha256 = stored, version, delivered
-        for state, count in zip(left, times, strict=True):
-            self._release(state, count)
+    def join(self, standing: Standing, count: int, **changes: Any) -> Standing:
+        """Where clients stand that begin in the state of another that is offloaded; they are ``count``.
+
+        Args:
+            changes: in what they differ from it.
+        """
+        assert standing.stored is not None
+        self._hold(standing.stored, count)
+        return self._as_others(replace(standing, **changes))
+
+    def share(self, names: Collection[str], standing: Standing) -> None:
+        """Let offloaded clients stand as another offloaded client of their kind: in its state, at its delivery."""
+        assert standing.stored is not None
+        members = [self._members[name] for name in names]
+        before = Counter(member.standing for member in members)
+        self._hold(standing.stored, len(members))
+        for member in members:
+            member.standing = standing
+        for left, times in before.items():
+            assert left.stored is not None and left.kind == standing.kind
+            self._release(left.stored, times)
 
     def state_of(self, stored: StoredState) -> ClientState:
         """The stored state of a client."""
@@ -107,13 +117,20 @@ class OffloadedClients(Mapping[str, Party]):
         self._present[name] = party
 
     def _put_away(self, name: str) -> None:
-        self._members[name].put_away(self._store(self._present[name], self._members[name]))
+        member = self._members[name]
+        member.put_away(self._standing(self._present[name], member))
         self._present.pop(name).wire.memory.clear()
 
-    def _store(self, party: Party, member: Member) -> StoredState:
+    def _standing(self, party: Party, member: Member) -> Standing:
+        """Where a client stands once its state is in the store: as the others of which all is the same."""
         state, put = ClientState.of(party, member), self.store.put
         moments, base_changes, term, wire = (put(part) if part else None for part in state[1:])
-        return StoredState(put(state.exchanged), moments, base_changes, term, wire, member.ranks)
+        stored = StoredState(put(state.exchanged), moments, base_changes, term, wire, member.ranks)
+        return self._as_others(replace(member.standing, stored=stored))
+
+    def _as_others(self, standing: Standing) -> Standing:
+        """The same as one object."""
+        return self._standings.setdefault(standing.value, standing)
 
     def _hold(self, stored: StoredState, times: int) -> None:
         for key in stored.keys:
