@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from atlas_cli.models.frozen.kernel_order import Prepacked
 from atlas_cli.models.halves.recomputed_norms import norm_of, recompute
 
 
@@ -32,35 +33,58 @@ def add_low_rank(output: Tensor, x: Tensor, spans: Sequence[Span], factors: Sequ
         output: (..., d_out); x: (..., d_in), of as many rows.
         factors: A (r, d_in) and B (d_out, r) of each span in turn.
     """
-    made = norm_of(x)
-    return _AddLowRank.apply(output, x, made, spans, *factors)
+    return _AddLowRank.apply(output, None, x, norm_of(x), spans, *factors)
+
+
+def adapted_product(layer: Prepacked, x: Tensor, spans: Sequence[Span], factors: Sequence[Tensor]) -> Tensor:
+    """``W x + b + s B A x``, of which the adapters' part is added to the product where that lies.
+
+    Args:
+        layer: takes ``x``, which has the dtype of the factors; else as for ``add_low_rank``.
+    """
+    return _AddLowRank.apply(None, layer, x, norm_of(x), spans, *factors)
 
 
 class _AddLowRank(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor, made: Any, spans: Sequence[Span], *factors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        output: Tensor | None,
+        layer: Prepacked | None,
+        x: Tensor,
+        made: Any,
+        spans: Sequence[Span],
+        *factors: Tensor,
+    ) -> Tensor:
         x_ND = x.flatten(0, -2).to(factors[0].dtype)
         # no view is returned: a block may write to what its layer gives (Falcon adds the attention's output to it)
-        found = output.to(factors[0].dtype, copy=True, memory_format=torch.contiguous_format)
+        if output is None:
+            assert layer is not None
+            found = layer.times(x, False, layer.bias)
+        else:
+            found = output.to(factors[0].dtype, copy=True, memory_format=torch.contiguous_format)
         total = found.view(-1, found.shape[-1])
         downs = []  # (r, rows)
         for (first, last, scale), A, B in zip(spans, factors[::2], factors[1::2], strict=True):
             downs.append(A @ x_ND[first:last].t())
             total[first:last].addmm_(downs[-1].t(), B.t(), alpha=scale)
-        ctx.spans, ctx.norm, ctx.shape, ctx.dtype = spans, None if made is None else made.norm, x.shape, x.dtype
-        kept = None if not any(ctx.needs_input_grad[4::2]) else x if made is None else made.source
+        ctx.layer, ctx.spans, ctx.norm = layer, spans, None if made is None else made.norm
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        kept = None if not any(ctx.needs_input_grad[5::2]) else x if made is None else made.source
         ctx.save_for_backward(kept, *downs, *factors)
-        return found.to(output.dtype)
+        return found if output is None else found.to(output.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         kept, *saved = ctx.saved_tensors
         downs, factors = saved[: len(ctx.spans)], saved[len(ctx.spans) :]
-        wants_x, wants = ctx.needs_input_grad[1], ctx.needs_input_grad[4:]
+        wants_x, wants = ctx.needs_input_grad[2], ctx.needs_input_grad[5:]
         dtype = factors[0].dtype
         x_ND = None if kept is None else recompute(ctx.norm, kept).flatten(0, -2).to(dtype)
         g_ND = gradient.flatten(0, -2).to(dtype)
-        below = g_ND.new_zeros(len(g_ND), factors[0].shape[1]) if wants_x else None
+        below = None
+        if wants_x:
+            below = g_ND.new_zeros(len(g_ND), factors[0].shape[1]) if ctx.layer is None else ctx.layer.back(g_ND)
         found: list[Tensor | None] = []
         for i, (first, last, scale) in enumerate(ctx.spans):
             A, B = factors[2 * i], factors[2 * i + 1]
@@ -74,4 +98,4 @@ class _AddLowRank(torch.autograd.Function):
             found.append(at_A)
             found.append((downs[i] @ g).mul_(scale).t().contiguous() if wants[2 * i + 1] else None)
         at_x = below.view(ctx.shape).to(ctx.dtype) if below is not None else None
-        return gradient, at_x, None, None, *found
+        return gradient if ctx.layer is None else None, None, at_x, None, None, *found

@@ -6,16 +6,20 @@ matrix products of that client's rows alone, so they do not depend on who else i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.models.adapters.add_low_rank import Span, add_low_rank
+from atlas_cli.models.adapters.add_low_rank import Span, adapted_product, add_low_rank
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
+from atlas_cli.models.frozen.kernel_order import Prepacked
 from atlas_cli.models.halves.recomputed_norms import mark_norms
+
+Part = tuple[Span, LoRAAdapter | tuple[Tensor, Tensor]]  # an adapter or a pair A, B, and the rows that it acts on
 
 
 class Segment(NamedTuple):
@@ -32,7 +36,7 @@ def attached_segments(base: nn.Module, segments: Sequence[Segment]) -> Iterator[
     Segments may differ in adapted layers and ranks; dropout on the adapters' input is not supported.
     """
     ends = torch.tensor([s.rows for s in segments]).cumsum(0).tolist()
-    found: dict[str, list[tuple[Span, LoRAAdapter | tuple[Tensor, Tensor]]]] = {}
+    found: dict[str, list[Part]] = {}
     for (adapters, rows), last in zip(segments, ends, strict=True):
         for path in adapters.frozen:
             found.setdefault(path, []).extend((Span(last - rows, last, 1.0), pair) for pair in adapters.beside(path))
@@ -42,17 +46,27 @@ def attached_segments(base: nn.Module, segments: Sequence[Segment]) -> Iterator[
     with ExitStack() as stack:
         stack.enter_context(mark_norms(base))
         for path, parts in found.items():
-            stack.callback(base.get_submodule(path).register_forward_hook(_adding(parts)).remove)
+            layer = base.get_submodule(path)
+            if isinstance(layer, Prepacked):
+                vars(layer)["forward"] = partial(_adapted, parts, layer)
+                stack.callback(vars(layer).pop, "forward")
+            else:
+                stack.callback(layer.register_forward_hook(partial(_add, parts)).remove)
         yield
 
 
-def _adding(
-    parts: Sequence[tuple[Span, LoRAAdapter | tuple[Tensor, Tensor]]],
-) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    spans = [span for span, _ in parts]
+def _add(parts: Sequence[Part], _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return add_low_rank(output, args[0], *_spans(parts))
 
-    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        factors = [f for _, part in parts for f in (part.factors() if isinstance(part, LoRAAdapter) else part)]
-        return add_low_rank(output, args[0], spans, factors)
 
-    return add
+def _adapted(parts: Sequence[Part], layer: Prepacked, x: Tensor) -> Tensor:
+    """The forward of a layer with its adapters."""
+    spans, factors = _spans(parts)
+    if layer.takes(x) and factors[0].dtype == x.dtype:
+        return adapted_product(layer, x, spans, factors)
+    return add_low_rank(type(layer).forward(layer, x), x, spans, factors)
+
+
+def _spans(parts: Sequence[Part]) -> tuple[list[Span], list[Tensor]]:
+    factors = [f for _, part in parts for f in (part.factors() if isinstance(part, LoRAAdapter) else part)]
+    return [span for span, _ in parts], factors

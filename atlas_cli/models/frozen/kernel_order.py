@@ -52,26 +52,26 @@ def prepack_blocks(bases: Sequence[FrozenBase], limit: int) -> int:
 def prepacked_bytes(base: FrozenBase, layers: int) -> int:
     """The bytes of reordered weights in the first ``layers`` blocks of a base once all have been used."""
     modules = (m for block in blocks_of(base.model, base.family)[:layers] for m in block.modules())
-    return sum(2 * m.weight.numel() * m.weight.element_size() for m in modules if isinstance(m, _Prepacked))
+    return sum(2 * m.weight.numel() * m.weight.element_size() for m in modules if isinstance(m, Prepacked))
 
 
 def prepacked_record(bases: Sequence[FrozenBase]) -> dict[str, int] | None:
     """How many layers have copies of their weights in order, and the bytes of those; None: none has."""
-    found = {id(m): m for base in bases for m in base.model.modules() if isinstance(m, _Prepacked) and m.held}
+    found = {id(m): m for base in bases for m in base.model.modules() if isinstance(m, Prepacked) and m.held}
     sizes = [layer.held * layer.weight.numel() * layer.weight.element_size() for layer in found.values()]
     return {"layers": len(sizes), "bytes": sum(sizes)} if sizes else None
 
 
 def prepacked_error(bases: Sequence[FrozenBase]) -> float:
     """The largest difference between a weight and its reordered copy; unless it is 0, results are not the model's."""
-    gaps = [m.departure() for base in bases for m in base.model.modules() if isinstance(m, _Prepacked)]
+    gaps = [m.departure() for base in bases for m in base.model.modules() if isinstance(m, Prepacked)]
     return float(torch.tensor(gaps).max()) if gaps else 0.0
 
 
 def share_packs(owner: nn.Module, other: nn.Module) -> None:
     """Let a copy of a model, over the same weights, use and make the reordered copies of the model's own layers."""
     for layer, same in zip(owner.modules(), other.modules(), strict=True):
-        if isinstance(layer, _Prepacked):
+        if isinstance(layer, Prepacked):
             same.__dict__["_packs"] = layer.__dict__.setdefault("_packs", {})
 
 
@@ -100,28 +100,35 @@ def available() -> bool:
     return torch.allclose(found, nn.functional.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
 
 
-class _Prepacked(nn.Module):
-    """A layer that computes with its reordered weight or, if it cannot, like its original class."""
+class Prepacked(nn.Module):
+    """A frozen layer that computes with its reordered weight or, if it cannot, like its original class."""
 
     weight: Tensor
     bias: Any
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._takes(x):
+        """W x + b for x (..., d_in): (..., d_out)."""
+        if not self.takes(x):
             return super().forward(x)
         if torch.is_grad_enabled() and x.requires_grad:
             return _Product.apply(x, self, False, self.bias)
         return self.times(x, False, self.bias)
 
-    def _takes(self, x: Tensor) -> bool:
+    def takes(self, x: Tensor) -> bool:
+        """Whether it computes with its reordered weight for this input."""
         # a tensor of a subclass (a fake one, say) has no data; a copy of the layer may be in another dtype or place
         plain = type(x) is Tensor and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
         weight = self.weight
         alike = x.dtype == weight.dtype == torch.float32 and x.is_cpu and weight.is_cpu
         return plain and alike and not weight.requires_grad and available()
 
+    def back(self, gradient: Tensor) -> Tensor:
+        """W^T g, a new tensor."""
+        found: Tensor = _Product.apply(gradient, self, True, None)
+        return found
+
     def times(self, x: Tensor, back: bool, bias: Tensor | None) -> Tensor:
-        """W x + b, or W^T x."""
+        """W x + b, or W^T x, without a graph: a new tensor."""
         packs, weight = self.__dict__.setdefault("_packs", {}), self.weight
         pack, of, version = packs.get(back, (None, None, 0))
         if of is not weight or version != weight._version:  # another weight, or one that was written to
@@ -147,11 +154,11 @@ class _Prepacked(nn.Module):
         return {name: value for name, value in self.__dict__.items() if name != "_packs"}  # a copy makes its own
 
 
-class PrepackedLinear(_Prepacked, nn.Linear):
+class PrepackedLinear(Prepacked, nn.Linear):
     """``nn.Linear``, weight (d_out, d_in)."""
 
 
-class PrepackedConv1D(_Prepacked, Conv1D):
+class PrepackedConv1D(Prepacked, Conv1D):
     """GPT-2's ``Conv1D``, weight (d_in, d_out)."""
 
 
@@ -159,7 +166,7 @@ class _Product(torch.autograd.Function):
     """y = W x + b of a frozen layer, and the gradient at x, which is again one; nothing is saved."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: _Prepacked, back: bool, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: Prepacked, back: bool, bias: Tensor | None) -> Tensor:
         ctx.layer, ctx.back = layer, back
         return layer.times(x, back, bias)
 
