@@ -1,4 +1,4 @@
-"""A layer on weights in order and the adapters of a row are one operation, with the numbers of the two by themselves."""
+"""A layer on weights in order and the adapters of a row are one operation, with the numbers of two by themselves."""
 
 from collections import Counter
 

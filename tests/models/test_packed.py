@@ -19,7 +19,7 @@ from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.load import as_base
 from atlas_cli.models.halves.last_block import run_last_block
 from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
-from atlas_cli.models.halves.short_sequences import groups_of
+from atlas_cli.models.halves.short_sequences import groups_of, padded_to
 from atlas_cli.models.halves.split import client_half, run_half, server_half
 from atlas_cli.testing.families import experts_one_by_one
 
@@ -186,8 +186,8 @@ def test_a_row_costs_what_its_real_tokens_cost():
     d, tokens = config.n_embd, sum(lengths)
     linear = 2 * tokens * 12 * d * d
     lora = 2 * tokens * 4 * d * (2 + 5)  # on c_attn: d in, 3 d out
-    groups = [(len(group), max(lengths[i] for i in group)) for group in groups_of(lengths)]
-    attention = sum(4 * sequences * longest * longest * d for sequences, longest in groups)
+    groups = [(len(group), padded_to(max(lengths[i] for i in group))) for group in groups_of(lengths)]
+    attention = sum(4 * sequences * width * width * d for sequences, width in groups)
     assert counter.get_total_flops() == CUT * (linear + attention) + lora
 
 

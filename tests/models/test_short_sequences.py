@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from atlas_cli.models.halves import short_sequences
 from atlas_cli.models.halves.attention_scope import seen
 from atlas_cli.models.halves.real_tokens import _each_to_itself
-from atlas_cli.models.halves.short_sequences import LONGEST, cost, groups_of
+from atlas_cli.models.halves.short_sequences import LONGEST, cost, groups_of, padded_to
 
 
 def row(lengths, heads, key_heads, dtype=torch.float64):
@@ -109,6 +109,28 @@ def test_near_lengths_share_a_call():
     assert calls([*lengths, LONGEST]) == (3, 0)
     assert calls([12, 12, LONGEST + 1]) == (0, 2)
     assert calls([12, 12, 13], torch.bfloat16) == (0, 2)
+
+
+def test_groups_are_padded_to_lengths_that_fill_registers():
+    """Neither below 16, nor just below a multiple of 16 or of 4; at most three tokens beyond 16, and never past 128."""
+    lengths = range(1, LONGEST + 1)
+    assert [padded_to(n) for n in (1, 15, 16, 17, 19, 22, 23, 28, 29, 31, 45, 127)] == (
+        [16, 16, 16, 17, 20, 22, 24, 28, 32, 32, 48, 128]
+    )
+    assert all(padded_to(padded_to(n)) == padded_to(n) for n in lengths)
+    assert all(0 <= padded_to(n) - n <= 3 for n in lengths[15:])
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket.__name__ == "_softmax":
+                sizes.append(tuple(args[0].shape))
+            return func(*args, **(kwargs or {}))
+
+    query, key, _ = row([5, 3, 31, 30], 2, 2, torch.float32)
+    with Sizes(), torch.no_grad():
+        _each_to_itself([5, 3, 31, 30], SimpleNamespace(is_causal=False), query, key, key)
+    assert sizes == [(4, 16, 16), (4, 32, 32)]  # two sequences of two heads each
 
 
 def test_a_layout_is_made_once_for_all_layers():

@@ -6,8 +6,8 @@ gathered into one padded batch, whose heads are the matrices of one batched prod
 2022, arXiv:2205.14135, appendix B.2, without its tiles, which short sequences do not need). The weights of attention
 are kept for the backward, which is why long sequences stay with the fused kernel.
 
-Shapes: N tokens of the row; S sequences of a group, padded to its longest T; H heads of queries and K of keys and
-values, each serving R = H / K; D numbers a head.
+Shapes: N tokens of the row; S sequences of a group, padded to T tokens, its longest or few more; H heads of queries
+and K of keys and values, each serving R = H / K; D numbers a head.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from atlas_cli.models.halves.attention_scope import is_causal, seen
 
 LONGEST = 128  # tokens; the fused kernel is as fast from there on, and keeps no weights
+REGISTER = 16  # numbers of float32
 GROUP_COST, SCORE_COST = 24.0, 1 / 128  # in units of the time that a padded token takes by itself, see ``cost``
 
 
@@ -37,14 +38,28 @@ def cost(length: int, sequences: int) -> float:
     the constants lie between. They are fixed, so that groups, and with them the rounding of results, depend on
     lengths alone.
     """
-    return GROUP_COST + sequences * length * (1 + length * SCORE_COST)
+    width = padded_to(length)
+    return GROUP_COST + sequences * width * (1 + width * SCORE_COST)
+
+
+def padded_to(length: int) -> int:
+    """The tokens T that a group is padded to whose longest sequence has so many.
+
+    Registers of a CPU hold up to 16 numbers: softmax takes three to eight times as long over 8 to 15 scores as over
+    16, and products of T rows and columns are slow where T is just below a multiple of 16, or of 4.
+    """
+    length = max(length, REGISTER)
+    over = length % REGISTER
+    if over > REGISTER - 4:
+        return length + REGISTER - over
+    return length + (over % 4 == 3)
 
 
 def groups_of(lengths: Sequence[int]) -> list[list[int]]:
     """The numbers of the sequences that share a group, shortest first: the groups of least total ``cost``.
 
-    Sequences in order of length are cut into runs, and a run is padded to its longest. The best cuts are found by
-    dynamic programming over the different lengths; sequences of one length are never parted.
+    Sequences in order of length are cut into runs, and a run is padded to its longest, or few tokens more. The best
+    cuts are found by dynamic programming over the different lengths; sequences of one length are never parted.
     """
     counted = sorted(Counter(lengths).items())
     least, first = [0.0], [0]
@@ -132,7 +147,7 @@ def layout_of(
     padded: list[tuple[Tensor, Tensor]] = []
     begin = 0  # of the group, in rows of keys
     for members in groups_of(lengths):
-        length, batch = lengths[members[-1]], len(members) * key_heads
+        length, batch = padded_to(lengths[members[-1]]), len(members) * key_heads
         in_sequence = torch.arange(length)
         real_ST = in_sequence < torch.tensor([lengths[i] for i in members])[:, None]
         padded.append((starts[members][:, None] + in_sequence * real_ST, real_ST))
