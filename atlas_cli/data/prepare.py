@@ -127,9 +127,10 @@ def _prepare_group(
     encoded, *scored = _encoded(config, task, parts, tokenizer)
     features_of = _by_rows(encoded)
     train, local_test, examples, whole = {}, {}, {}, all(encoded)
+    share, together = config.partition.local_test, task.together
     for client, rows in dealt.shards.items():
-        for_training, for_test = split_local_test(rows, config.partition.local_test, seed, client)
-        train[client], local_test[client] = features_of(for_training), features_of(for_test)
+        for_training, for_test = split_local_test(rows, share, seed, client) if share else (rows, [])
+        train[client], local_test[client] = features_of(for_training), features_of(for_test) if for_test else []
         examples[client] = len(for_training) if whole else sum(bool(encoded[row]) for row in for_training)
         if not train[client]:
             raise ConfigError(
@@ -137,15 +138,15 @@ def _prepare_group(
                 f" training.max_length {config.training.max_length}, and on_truncated is {rule}",
                 key=f"task_groups.{name}.data",
             )
-        most = max(map(len, parts_of(task, train[client]))) if task.together else 1
+        most = max(map(len, parts_of(task, train[client]))) if together else 1
         if config.training.batch_size < most:
             raise ConfigError(
                 f"{config.training.batch_size} is less than the {most} texts of a row, which are in one batch; set it"
                 f" to {most} or more",
                 key="training.batch_size",
             )
-        least, usable = config.partition.min_examples, len(rows) if whole else sum(bool(encoded[row]) for row in rows)
-        if usable < least:
+        usable = len(rows) if whole else sum(bool(encoded[row]) for row in rows)
+        if usable < (least := config.partition.min_examples):
             raise ConfigError(
                 f"client {client} has {usable} usable examples among its {len(rows)}, at least {least} are needed: the"
                 f" others are longer than training.max_length {config.training.max_length}, and on_truncated is {rule}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from itertools import repeat
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas_cli.config.client_names import Range, names_in
-from atlas_cli.federation.client_state.member import STANDING, Standing
+from atlas_cli.federation.client_state.member import STANDING, Standing, one_of_each
 from atlas_cli.federation.federation import Federation
 from atlas_cli.wire.ledger import Account, Ledger
 
@@ -23,56 +23,59 @@ class KindsInARound:
 
     Args:
         apart: those that have one.
+        epsilon: what is told of it, of each of all clients; None: nothing.
     """
 
-    def __init__(self, federation: Federation, ledger: Ledger, apart: Collection[str]) -> None:
+    def __init__(
+        self, federation: Federation, ledger: Ledger, apart: Collection[str], epsilon: Iterable[Hashable] | None = None
+    ) -> None:
         self._clients, self._members = federation.plan.clients, federation.aggregator.members
-        self._accounts: list[Account | None] = list(map(ledger.accounts.get, self._members))
-        self._apart = [self._clients.places[client] for client in apart]
+        accounts = map(ledger.accounts.get, self._members)
+        told = repeat(None, len(self._members)) if epsilon is None else epsilon
+        self._keys, self._numbers = numbered(zip(map(STANDING, self._members.values()), accounts, told, strict=True))
+        self._numbers[[self._clients.places[client] for client in apart]] = -1
 
-    def of_clients(self, epsilon: Iterable[Hashable] | None) -> list[Kind]:
-        """By their lines in clients.jsonl.
+    def of_clients(self) -> list[Kind]:
+        """By their lines in clients.jsonl."""
+        one = one_of_each(self._members)
 
-        Args:
-            epsilon: what is told of it, of each of all clients; None: nothing.
-        """
-        standings = list(map(STANDING, self._members.values()))
-        one = dict(zip(standings, self._members.values(), strict=True))  # of those that stand so
-
-        def said(key: tuple[Standing, Account | None, Hashable]) -> Hashable:
-            standing, account, told = key
+        def said(standing: Standing, account: Account | None, told: Hashable) -> Hashable:
             sizes = tuple(account.bytes.values()) if account is not None else (0, 0)
             held = one[standing].exchanged_sha256(), standing.delivered_sha256
             return standing.task_group, standing.cluster, held, sizes, told
 
-        told = repeat(None, len(standings)) if epsilon is None else epsilon
-        return self._named(alike(zip(standings, self._accounts, told, strict=True), said, self._apart))
+        return self._named([said(*key) for key in self._keys])
 
     def of_messages(self) -> list[Kind]:
         """Those that have any message, by their lines in messages.jsonl."""
-        return self._named(alike(self._accounts, _said_of, self._apart))
+        said = {account: _said_of(account) for _, account, _ in self._keys}
+        return self._named([said[account] for _, account, _ in self._keys])
 
-    def _named(self, kinds: Iterable[NDArray[np.intp]]) -> list[Kind]:
-        return [(next(names_in(names)), names) for names in map(self._clients.ranges, kinds)]
+    def _named(self, said: Sequence[Hashable]) -> list[Kind]:
+        names = map(self._clients.ranges, alike(self._numbers, said))
+        return [(next(names_in(ranges)), ranges) for ranges in names]
 
 
-def alike(keys: Iterable[T], said: Callable[[T], Hashable], apart: Sequence[int] = ()) -> list[NDArray[np.intp]]:
+def numbered(keys: Iterable[T]) -> tuple[list[T], NDArray[np.intp]]:
+    """The distinct ones among some keys (N), in the order of the first of each, and the number (N) of each."""
+    found = list(keys)
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(found))}
+    return list(numbers), np.fromiter(map(numbers.__getitem__, found), np.intp, len(found))
+
+
+def alike(numbers: NDArray[np.intp], said: Sequence[Hashable]) -> list[NDArray[np.intp]]:
     """The places of clients of which the same is said, ascending, by what is said in the order of the first of each.
 
     Args:
-        keys: of the client at each place; a few of them are different.
-        said: what a line says of clients with a key; None if they have none.
-        apart: places of clients that are left out.
+        numbers: of the key at each place (N); negative: it is left out.
+        said: of each key; None: who has it is left out.
     """
-    whose, numbers = list(keys), dict[Hashable, int]()
-    of_key = {}
-    for key in dict.fromkeys(whose):
-        of_key[key] = -1 if (line := said(key)) is None else numbers.setdefault(line, len(numbers))
-    found = np.fromiter(map(of_key.__getitem__, whose), np.intp, len(whose))
-    found[list(apart)] = -1
+    kinds: dict[Hashable, int] = {}
+    of_key = [-1 if line is None else kinds.setdefault(line, len(kinds)) for line in said]
+    found = np.array([*of_key, -1])[numbers]
     in_turn = np.argsort(found, kind="stable")
-    kinds = np.split(in_turn, np.flatnonzero(np.diff(found[in_turn])) + 1)
-    return sorted((kind for kind in kinds if len(kind) and found[kind[0]] >= 0), key=lambda kind: int(kind[0]))
+    parts = np.split(in_turn, np.flatnonzero(np.diff(found[in_turn])) + 1)
+    return sorted((part for part in parts if len(part) and found[part[0]] >= 0), key=lambda part: int(part[0]))
 
 
 def _said_of(account: Account | None) -> Hashable:

@@ -174,15 +174,15 @@ class Recorder:
         federation, ledger, number = self.federation, result.ledger, result.number
         timed = clock.clients if clock is not None else ()
         apart = {*result.trained, *result.dropped, *result.scores.clients, *timed}
-        kinds = KindsInARound(federation, ledger, apart)
         epsilon = None
         if self._tells_epsilon(result):
             epsilon = (tuple(self._epsilon(result, client).items()) for client in federation.clients)
+        kinds = KindsInARound(federation, ledger, apart, epsilon)
         lines = chain(
             (self._client_line(result, client, shares, clock) for client in federation.in_order(apart)),
             (
                 line_of_kind(self._client_line(result, first, shares, clock), names)
-                for first, names in kinds.of_clients(epsilon)
+                for first, names in kinds.of_clients()
             ),
         )
         messages = ledger.records(number, apart)

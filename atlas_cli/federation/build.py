@@ -11,7 +11,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.cycle_collection import without_collection
 from atlas_cli.federation.client_state.coding import Coding
 from atlas_cli.federation.client_state.kept_texts import kept_texts_of
-from atlas_cli.federation.client_state.member import Member, Standing, weight_of
+from atlas_cli.federation.client_state.member import Member, Standing, weights_of
 from atlas_cli.federation.client_state.new_client import head_of_client, new_client
 from atlas_cli.federation.client_state.offloaded import offload_of
 from atlas_cli.federation.federation import Federation
@@ -136,8 +136,8 @@ def make_clients(
         standing = starts.get(start)
         if offload is not None and standing is not None:
             standing = offload.join(standing, count, compact=compact, kind=kind)
-        for name in islice(everyone, count):
-            weight = weight_of(config, first, group, name)
+        names = list(islice(everyone, count))
+        for name, weight in zip(names, weights_of(config, first, group, names), strict=True):
             coding = Coding.of(first.wire, method, config.seed) if coded else None
             if standing is not None:
                 members[name] = Member.idle(standing, weight, layers, coding)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from atlas_cli.config.client_names import ClientNames, as_ranges, count_of, names_in
-from atlas_cli.experiment.kinds_in_a_round import alike
+from atlas_cli.experiment.kinds_in_a_round import alike, numbered
 from atlas_cli.planning.alike import Alike
 
 
@@ -56,4 +56,7 @@ def test_places_are_grouped_as_one_by_one(seed):
     for place, key in enumerate(keys):
         if place not in apart and said[key] is not None:
             expected.setdefault(said[key], []).append(place)
-    assert [kind.tolist() for kind in alike(keys, said.get, apart)] == list(expected.values())
+    distinct, numbers = numbered(keys)
+    assert distinct == list(dict.fromkeys(keys)) and [distinct[number] for number in numbers] == keys
+    numbers[apart] = -1
+    assert [kind.tolist() for kind in alike(numbers, [said[key] for key in distinct])] == list(expected.values())

@@ -1,6 +1,7 @@
 """What is recorded of all clients of a kind at once is what is recorded of them one by one."""
 
 import json
+import random
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
+from atlas_cli.hashing import sha256_tensors
 from atlas_cli.reports.page.clients import every_client, skew
 from atlas_cli.reports.page.records import RunRecords
 from atlas_cli.reports.progress import PlainProgress
@@ -116,6 +118,41 @@ def test_a_resumed_run_has_the_same_lines(case, memory, recorded):
     rest, _ = recorded(CASES[case], memory=memory, began_with=saved[1], done=1)
     for name in FILES:
         assert raw(rest, name) == [line for line in raw(whole, name) if line["round"] > 1]
+
+
+def drawn(seed):
+    """Changes of a config that lead clients apart and together again in many ways."""
+    draw = random.Random(seed)
+    methods = ["delta-svd", "delta-svd", "fedsa", "flora", "fedex", "none", "rolora", "zero-pad", "hetlora"]
+    method = draw.choice(methods)
+    changes = {"aggregation": {"method": method}, "clients": {}}
+    changes["training"] = {"cohort": draw.choice([0.2, 0.4, 0.7]), "labels": draw.choice(["server", "client"])}
+    for name in draw.sample("abcd", 2):
+        more = [{"weight": 1.5}, {"wire": {"header": "compact"}}, {"wire": {"adapters": {"codec": "int8"}}}]
+        changes["clients"][name] = draw.choice(more) if method != "none" else {"weight": 1.5}
+    if draw.random() < 0.4 and method not in ("flora", "fedex"):
+        changes["clustering"] = {"by": "random", "k": 2, "every": 2}
+    if draw.random() < 0.4:
+        changes["faults"] = {"drop": 0.3}
+    if draw.random() < 0.4 and method != "none":
+        changes["wire"] = {"adapters": {"codec": "int4"}, "deliveries": {"codec": "int8"}}
+    return changes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_clients_that_share_where_they_stand_are_recorded_and_saved_as_clients_of_their_own(seed, recorded):
+    (own, kept), (shared, saved) = recorded(drawn(seed)), recorded(drawn(seed), memory="1 KiB")
+    each, _ = recorded(drawn(seed), most_named=10, memory="1 KiB")
+    for name in (*FILES, "labels.jsonl"):
+        assert raw(own, name) == raw(shared, name)
+    for name in ("clients.jsonl", "messages.jsonl"):
+        assert by_client(each, name) == by_client(shared, name)
+    assert [sha256_tensors(tensors) for tensors, _ in saved] == [sha256_tensors(tensors) for tensors, _ in kept]
+    assert [values for _, values in saved] == [values for _, values in kept]
+    rest, last = recorded(drawn(seed), memory="1 KiB", began_with=saved[1], done=1)
+    assert raw(rest, "clients.jsonl") == [line for line in raw(shared, "clients.jsonl") if line["round"] > 1]
+    assert [values for _, values in last] == [values for _, values in saved[2:]]
 
 
 @pytest.mark.slow

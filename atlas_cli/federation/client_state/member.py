@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
@@ -312,6 +313,11 @@ def by_standing(members: Mapping[str, Member], clients: Collection[str]) -> dict
     return found
 
 
+def one_of_each(members: Mapping[str, Member]) -> dict[Standing, Member]:
+    """Of clients that stand alike one, in the order of the first of each."""
+    return dict(zip(map(STANDING, members.values()), members.values(), strict=True))
+
+
 def restand(members: Iterable[Member], **changes: Any) -> None:
     """Change the same of some clients' standings; those that shared one share the next."""
     made: dict[Standing, Standing] = {}
@@ -321,15 +327,20 @@ def restand(members: Iterable[Member], **changes: Any) -> None:
         member.standing = made[before]
 
 
-def weight_of(config: ExperimentConfig, client: ClientPlan, group: PreparedGroup, name: str) -> float:
-    """A client's weight before normalisation: by ``aggregation.weights``, times the client's own weight.
+def weights_of(
+    config: ExperimentConfig, client: ClientPlan, group: PreparedGroup, names: Collection[str]
+) -> Iterator[float]:
+    """Weights of clients before normalisation: by ``aggregation.weights``, times the clients' own weight.
 
     Args:
-        client: the plan of the client, or of another that differs in name alone.
+        client: the plan of one of them; the others differ in name alone.
     """
     rule, own = config.aggregation.weights, client.weight
     if rule == "inverse-rank" and client.ranks:
-        return own * len(client.ranks) / sum(client.ranks.values())
+        return repeat(own * len(client.ranks) / sum(client.ranks.values()), len(names))
+    trained = map(group.train.__getitem__, names)
     if rule == "tokens":
-        return own * sum(len(feature["input_ids"]) for feature in group.train[name])
-    return own * (1.0 if rule == "uniform" else group.task.weight(group.train[name]))
+        return (own * sum(len(feature["input_ids"]) for feature in features) for features in trained)
+    if rule == "uniform":
+        return repeat(own * 1.0, len(names))
+    return (own * group.task.weight(features) for features in trained)

@@ -30,7 +30,7 @@ from atlas_cli.aggregation.mixing import mix, similarity
 from atlas_cli.aggregation.selection import as_run
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.coding import Sent
-from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.client_state.member import Member, one_of_each
 from atlas_cli.federation.merging.coded_rows import RowsCodec
 from atlas_cli.federation.merging.contested_layers import contested, updates_of_server
 from atlas_cli.federation.merging.earlier_versions import EarlierVersions
@@ -98,7 +98,7 @@ class Aggregator:
         keep_errors: bool = True,
     ) -> None:
         self.method, self.optimizer, self.keep_errors = method, optimizer, keep_errors
-        adapted = dict.fromkeys(path for member in members.values() for path in member.ranks)
+        adapted = dict.fromkeys(path for member in one_of_each(members).values() for path in member.ranks)
         self.features = {path: features[path] for path in adapted}
         self.noise: UpdateNoise | None = None
         self.earlier: EarlierVersions | None = None

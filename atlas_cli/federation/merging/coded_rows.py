@@ -33,9 +33,11 @@ class RowsCodec:
     @classmethod
     def of(cls, group: str, members: Mapping[str, Member], method: BaseMethod) -> Self | None:
         """That of a group; None where rows are sent as they are, or there are none."""
+        if not method.CHANGES_BASE:
+            return None
         own = [member for member in members.values() if member.group == group]
         coding, layers = own[0].coding, {path for member in own for path in member.ranks}
-        if not method.CHANGES_BASE or coding is None or coding.down is None:
+        if coding is None or coding.down is None:
             return None
         return cls(coding.down.of_all_rows(), group, coding.seed, layers)
 
