@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from itertools import count
 
@@ -32,25 +32,36 @@ def _silent(what: str, done: int, of: int) -> None:
     """Nobody wants to know."""
 
 
-def export_adapters(federation: Federation, run: RunDirectory, doing: Doing = _silent) -> None:
+def _of_files(doing: Doing, folder: str, what: str, done: int, of: int) -> None:
+    doing(f"{what} {folder}/, files", done, of)
+
+
+def export_adapters(
+    federation: Federation, run: RunDirectory, doing: Doing = _silent, clients: Collection[str] | None = None
+) -> None:
     """Write adapters/groups/NAME and adapters/clients/NAME, replacing those of an earlier round.
 
     Each folder is complete: adapters below the cut, those that the server trained above it, and the head; so that stock
     PEFT gives the logits of the run. Where a method changed the base (``flora``, ``fedex``), the change is in the
     adapter. A group whose clients share no adapter has no folder; one whose clients are in several clusters has a
     folder for each part. NAME comes from ``folder_names``, and is mostly the name itself; origin.json holds the
-    original name. ``doing`` is called before each adapter, and after each file that is synced.
+    original name. ``doing`` is called before each adapter, and after each file that is synced or removed.
+
+    Args:
+        clients: only these, and all groups; None: every client.
     """
     shared = {
         part: (group, m) for group in federation.group_names for part, m in federation.models_of_group(group).items()
     }
-    of = len(shared) + len(federation.clients)
-    with whole_folder(run.path / FOLDER, partial(doing, f"syncing {FOLDER}/, files")) as write:
+    names = folder_names(federation.clients)
+    wanted = names if clients is None else {client: names[client] for client in clients}
+    of = len(shared) + len(wanted)
+    with whole_folder(run.path / FOLDER, partial(_of_files, doing, FOLDER)) as write:
         for done, (part, folder) in enumerate(folder_names(shared).items()):
             doing(f"writing {FOLDER}/", done, of)
             group, model = shared[part]
             _write_model(federation, write, f"groups/{folder}", part, group, model)
-        for done, (client, folder) in enumerate(folder_names(federation.clients).items(), len(shared)):
+        for done, (client, folder) in enumerate(wanted.items(), len(shared)):
             doing(f"writing {FOLDER}/", done, of)
             group = federation.group_of(client)
             with federation.at_hand([client]):
@@ -74,7 +85,7 @@ def export_best(
         return {}
     of = sum(len(each.models) for each in best.groups.values())
     done = count()
-    with whole_folder(run.path / BEST_FOLDER, partial(doing, f"syncing {BEST_FOLDER}/, files")) as write:
+    with whole_folder(run.path / BEST_FOLDER, partial(_of_files, doing, BEST_FOLDER)) as write:
         for group, of_group in best.groups.items():
             for model, tensors in of_group.models.items():
                 doing(f"writing {BEST_FOLDER}/", next(done), of)

@@ -140,20 +140,26 @@ def adapter_folder(
         return
     checkpoint = load_newest(run)[0] if round_number is None else load_round(run, round_number)
     with tempfile.TemporaryDirectory(prefix="atlas-adapters-", ignore_cleanup_errors=True) as scratch:
-        _export(run, config, manifest, checkpoint, Path(scratch))
+        _export(run, config, manifest, checkpoint, Path(scratch), owner)
         yield _within(Path(scratch) / FOLDER, config, owner), checkpoint.round
 
 
 def _export(
-    run: RunDirectory, config: ExperimentConfig, manifest: Mapping[str, Any], checkpoint: Checkpoint, scratch: Path
+    run: RunDirectory,
+    config: ExperimentConfig,
+    manifest: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    scratch: Path,
+    owner: Owner,
 ) -> None:
+    """Export the adapter of ``owner`` and those of groups: all of many thousand clients would take minutes."""
     federation = build_for_audit(config)
     try:
         if changed := changed_since(manifest, federation):
             raise ResourceError(f"the checkpoints of {run.path} cannot be used: {changed}")
         where = f"{run.path}: {checkpoint.name}"
         RunState(federation).restore(checkpoint.tensors, checkpoint.state, where)
-        export_adapters(federation, RunDirectory(scratch))
+        export_adapters(federation, RunDirectory(scratch), clients=[owner.client] if owner.client else [])
     finally:
         federation.close()
 

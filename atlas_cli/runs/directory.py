@@ -19,6 +19,7 @@ from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.printable import printable
 from atlas_cli.runs.kinds import each_client
 from atlas_cli.runs.schemas import SCHEMAS
+from atlas_cli.runs.seals import ADVICE as RESTORE
 from atlas_cli.runs.seals import (
     CLIENTS,
     FILES,
@@ -289,7 +290,7 @@ def _parse(text: str, name: str, where: str) -> Any:
         return schema.model_validate_json(text).model_dump(exclude_unset=True) if schema else json.loads(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ResourceError(f"{where} is damaged: {key + ': ' if key else ''}{first['msg']}") from error
+        key, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise ResourceError(f"{where} is damaged: {key + ': ' if key else ''}{said}; {RESTORE}") from error
     except (ValueError, RecursionError) as error:
-        raise ResourceError(f"{where} is damaged: {error}") from error
+        raise ResourceError(f"{where} is damaged: {error}; {RESTORE}") from error

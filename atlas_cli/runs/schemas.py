@@ -198,6 +198,21 @@ class MetricsRecord(Record):
 
 
 Range = str | tuple[str, Count, Count]
+MOST_CLIENTS = 1_000_000  # of a run; a damaged line that says more would be written out name by name
+
+
+def _number(names: list[Range]) -> int:
+    """How many names ranges stand for.
+
+    Raises:
+        ValueError: a range that ends before it begins, or more names than a run can have clients.
+    """
+    if any(not isinstance(each, str) and each[2] < each[1] for each in names):
+        raise ValueError("has a range of names that ends before it begins")
+    number = sum(1 if isinstance(each, str) else each[2] - each[1] + 1 for each in names)
+    if number > MOST_CLIENTS:
+        raise ValueError(f"has {number:,} names, more than the {MOST_CLIENTS:,} clients that a run can have")
+    return number
 
 
 class RecordOfClients(Record):
@@ -221,7 +236,7 @@ class RecordOfClients(Record):
         if self.client is not None:
             if self.names is not None or self.count is not None:
                 raise ValueError("has client and names")
-        elif self.names is None or self.count != sum(1 if isinstance(r, str) else r[2] - r[1] + 1 for r in self.names):
+        elif self.names is None or self.count != _number(self.names):
             raise ValueError("has neither client nor as many names as count says")
         return self
 
@@ -297,6 +312,19 @@ class LabelsRecord(Record):
     distinct: list[Count] = Field(description="How many classes a client's training rows have, by client.")
     places: list[Count] = Field(description="These classes, client after client, as places in `classes` from 0 on.")
     counts: list[Count] = Field(description="How often each is a label of the client's training rows.")
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> Self:
+        if _number(self.names) != len(self.distinct):
+            raise ValueError(f"has {_number(self.names):,} names and {len(self.distinct):,} numbers in distinct")
+        if not sum(self.distinct) == len(self.places) == len(self.counts):
+            raise ValueError(
+                f"has {len(self.places):,} places and {len(self.counts):,} counts, where distinct adds up to"
+                f" {sum(self.distinct):,}"
+            )
+        if max(self.places, default=-1) >= len(self.classes):
+            raise ValueError(f"has place {max(self.places)} of {len(self.classes)} classes, counted from 0")
+        return self
 
 
 class ClustersRecord(Record):

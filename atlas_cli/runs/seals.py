@@ -168,7 +168,8 @@ def differs(run: Path, name: str, seals: Seals) -> ResourceError:
             if number > len(wanted) or line_sum(line) != wanted[number - 1]:
                 why = "was altered, or lines were lost or added from here on"
                 return ResourceError(f"{path}:{number}: not what was written: this line {why}; {ADVICE}")
-    return ResourceError(f"{path} ends after line {number}, and {len(wanted)} lines were written; {ADVICE}")
+    lines = "1 line was" if len(wanted) == 1 else f"{len(wanted):,} lines were"
+    return ResourceError(f"{path} ends after line {number}, and {lines} written; {ADVICE}")
 
 
 def line_sum(line: bytes) -> str:

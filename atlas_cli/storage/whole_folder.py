@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from atlas_cli.storage.moving import move
@@ -14,15 +14,15 @@ from atlas_cli.storage.writing import writing
 
 SYNCING = 8  # threads: what several of them ask for at once, a file system puts on disk in one go
 
-Counted = Callable[[int, int], None]
+Counted = Callable[[str, int, int], None]  # what is done to files, how many are done, and how many there are
 
 
-def _silent(done: int, of: int) -> None:
+def _silent(what: str, done: int, of: int) -> None:
     """Nobody wants to know."""
 
 
 @contextmanager
-def folder_aside(path: Path, synced: Counted = _silent) -> Iterator[Path]:
+def folder_aside(path: Path, tell: Counted = _silent) -> Iterator[Path]:
     """Yield a folder beside ``path`` to make and fill. At the end of the block all files in it are synced, and only
     then it takes the place of ``path`` and of what was there.
 
@@ -30,7 +30,7 @@ def folder_aside(path: Path, synced: Counted = _silent) -> Iterator[Path]:
     removed here, and by ``RunDirectory.remove_partial``.
 
     Args:
-        synced: called after each file that is synced, with their number so far and that of all.
+        tell: called after each file that is synced, and before each of the older ones that is removed.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
@@ -41,19 +41,20 @@ def folder_aside(path: Path, synced: Counted = _silent) -> Iterator[Path]:
     try:
         yield aside
         with writing(path):
-            _sync_all([file for file in aside.rglob("*") if file.is_file()], synced)
+            _sync_all(_files(aside), tell)
             _replace(path, aside, before)
+            _remove(before, tell)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
 @contextmanager
-def whole_folder(path: Path, synced: Counted = _silent) -> Iterator[Callable[[str, bytes], None]]:
+def whole_folder(path: Path, tell: Counted = _silent) -> Iterator[Callable[[str, bytes], None]]:
     """As ``folder_aside``, with a function that writes a new file: its name there, folders inside are created as
     needed, and its content."""
     made: set[Path] = set()
-    with folder_aside(path, synced) as aside:
+    with folder_aside(path, tell) as aside:
 
         def write(name: str, data: bytes) -> None:
             file = aside / name
@@ -76,14 +77,27 @@ def _replace(path: Path, new: Path, before: Path) -> None:
         if before.exists() and not path.exists():
             move(before, path)
         raise
-    shutil.rmtree(before, ignore_errors=True)
 
 
-def _sync_all(files: Sequence[Path], synced: Counted) -> None:
+def _remove(folder: Path, tell: Counted) -> None:
+    """What stays, where a file is in use or this is stopped, is removed the next time."""
+    files = _files(folder)
+    for done, file in enumerate(files):
+        tell("removing older", done, len(files))
+        with suppress(OSError):
+            file.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file()]
+
+
+def _sync_all(files: Sequence[Path], tell: Counted) -> None:
     threads = ThreadPoolExecutor(SYNCING)
     try:
         for done, _ in enumerate(threads.map(_sync, files), 1):
-            synced(done, len(files))
+            tell("syncing", done, len(files))
     finally:  # who stops it does not wait for the files that are not begun
         threads.shutdown(cancel_futures=True)
 

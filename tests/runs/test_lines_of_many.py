@@ -87,3 +87,63 @@ def test_a_line_of_nobody_or_of_others_than_it_counts_is_damaged(change, tmp_pat
     run.append("messages.jsonl", [MESSAGE | change])
     with pytest.raises(ResourceError, match=r"messages\.jsonl:1 is damaged: .*client"):
         run.read_lines("messages.jsonl")
+
+
+def damaged(tmp_path, name, record):
+    """What is said of a file that has this line."""
+    run = RunDirectory.create(tmp_path, "kinds", 0)
+    run.append(name, [record])
+    with pytest.raises(ResourceError) as caught:
+        run.read_lines(name)
+    return str(caught.value).removeprefix(str(run.path / name))
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "said"),
+    [
+        (
+            [("c", 1, 10**12)],
+            10**12,
+            "has 1,000,000,000,000 names, more than the 1,000,000 clients that a run can have",
+        ),
+        ([("c", 9, 8)], 0, "has a range of names that ends before it begins"),
+    ],
+)
+def test_names_that_no_run_can_have_are_not_written_out(names, count, said, tmp_path):
+    line = {**MESSAGE, "client": None, "names": names, "count": count}
+    told = damaged(tmp_path, "messages.jsonl", {key: value for key, value in line.items() if value is not None})
+    assert told == f":1 is damaged: {said}; restore the file from a copy, or start the experiment anew"
+
+
+LABELS = {
+    "task_group": "g",
+    "names": [["c", 1, 3]],
+    "classes": ["x", "y"],
+    "distinct": [2, 0, 1],
+    "places": [1, 0, 0],
+    "counts": [5, 2, 7],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"names": [["c", 1, 2]]}, "has 2 names and 3 numbers in distinct"),
+        ({"distinct": [2, 0]}, "has 3 names and 2 numbers in distinct"),
+        ({"distinct": [2, 0, 2]}, "has 3 places and 3 counts, where distinct adds up to 4"),
+        ({"places": [1, 0]}, "has 2 places and 3 counts, where distinct adds up to 3"),
+        ({"places": [1, 0, 0, 0]}, "has 4 places and 3 counts, where distinct adds up to 3"),
+        ({"counts": [5, 2]}, "has 3 places and 2 counts, where distinct adds up to 3"),
+        ({"places": [1, 2, 0]}, "has place 2 of 2 classes, counted from 0"),
+        ({"names": [["c", 3, 1]]}, "has a range of names that ends before it begins"),
+    ],
+)
+def test_columns_of_labels_that_do_not_fit_are_damaged(change, said, tmp_path):
+    told = damaged(tmp_path, "labels.jsonl", {**LABELS, **change})
+    assert told == f":1 is damaged: {said}; restore the file from a copy, or start the experiment anew"
+
+
+def test_columns_of_labels_that_fit_are_read(tmp_path):
+    run = RunDirectory.create(tmp_path, "kinds", 0)
+    run.append("labels.jsonl", [LABELS])
+    assert run.read_lines("labels.jsonl")[0]["counts"] == [5, 2, 7]

@@ -73,15 +73,15 @@ def test_who_stops_it_does_not_wait_for_files_that_are_not_begun(tmp_path, monke
     syncs = Syncs(folder)
     monkeypatch.setattr(module.os, "fsync", syncs)
 
-    def synced(done, of):
-        told.append((done, of))
-        if done == 3:
+    def tell(*counted):
+        told.append(counted)
+        if len(told) == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), whole_folder(folder, synced) as write:
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder, tell) as write:
         for name in FILES:
             write(name, b"new")
-    assert told == [(1, 40), (2, 40), (3, 40)]
+    assert told == [("syncing", done, 40) for done in (1, 2, 3)]
     assert 3 <= syncs.done <= 3 + 3 * module.SYNCING
     assert content(folder) == before and os.listdir(tmp_path) == ["adapters"]
 
@@ -100,3 +100,20 @@ def test_a_stop_between_the_two_moves_leaves_the_older_one(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt), whole_folder(folder) as write:
         write("clients/c0/a.json", b"new")
     assert content(folder) == before and os.listdir(tmp_path) == ["adapters"]
+
+
+def test_older_files_are_counted_as_they_are_removed_and_a_stop_there_leaves_the_new_ones(tmp_path):
+    folder, told = tmp_path / "adapters", []
+    write_all(folder)
+
+    def tell(*counted):
+        told.append(counted)
+        if counted[:2] == ("removing older", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder, tell) as write:
+        write("new.json", b"new")
+    assert told == [("syncing", 1, 1), *(("removing older", done, 40) for done in (0, 1, 2))]
+    assert content(folder) == {"new.json": b"new"}
+    write_all(folder)
+    assert content(folder) == FILES and os.listdir(tmp_path) == ["adapters"]
