@@ -105,6 +105,7 @@ def command(
 def _show(console: Any, run: RunDirectory) -> None:
     """The final table, also in log.txt."""
     from atlas_cli.reports.tables import final_table
+    from atlas_cli.units import format_seconds
 
     manifest = run.read_json("manifest.json")
     rounds = manifest["config"]["training"]["rounds"]
@@ -113,9 +114,12 @@ def _show(console: Any, run: RunDirectory) -> None:
         more = "training.early_stopping=null"
     if manifest.get("budget_stop"):
         more = "privacy.budget.epsilon=N"
+    took = manifest["duration_s"]
+    whole = "" if took is None else f"; the whole run took {format_seconds(took)}"
     metrics, clients = run.read_lines("metrics.jsonl"), run.read_lines("clients.jsonl")
     for shown in (console, log := _written(console.width)):
         shown.print(final_table(metrics, clients, data, console.width))
+        shown.say(f"time: of local steps and evaluation{whole}")
         shown.say(f"report {run.path / 'report.html'}")
         shown.say(f"next: {shlex.join(['atlas', 'report', str(run.path), '--open'])}")
         shown.say(f"more rounds: {shlex.join(['atlas', 'train', '--resume', str(run.path), more])}")

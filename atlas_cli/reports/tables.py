@@ -86,7 +86,7 @@ def cells(summary: GroupSummary) -> list[str]:
         "-" if summary.error is None else f"{summary.error:.2g}",
         format_bytes_mb(summary.bytes_up).removesuffix(" MB"),
         format_bytes_mb(summary.bytes_down).removesuffix(" MB"),
-        f"{summary.seconds:,.0f}",
+        f"{summary.seconds:.3g}" if summary.seconds < 10 else f"{summary.seconds:,.0f}",
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from atlas_cli.runs.memory_schemas import MemoryRecord
+from atlas_cli.runs.names_of_many import Range, number_of
 from atlas_cli.runs.record import Count, Record
 
 Kind = Literal[
@@ -96,7 +97,8 @@ class MetricsRecord(Record):
     bytes_up: Count = Field(description="Serialised bytes of all messages from the group's clients to the server.")
     bytes_down: Count = Field(description="Serialised bytes of all messages from the server to the group's clients.")
     seconds: Annotated[float, Field(ge=0)] = Field(
-        description="Wall seconds of this group's part of the round; groups add up."
+        description="Wall seconds of this group's local steps and evaluation in the round; groups add up. Deliveries, "
+        "checks, records and checkpoints are not in it: of many clients they take longer."
     )
     samples_per_second: float | None = Field(description="Rate of training alone; null in round 0.")
     aggregation_error: float | None = Field(
@@ -197,24 +199,6 @@ class MetricsRecord(Record):
     )
 
 
-Range = str | tuple[str, Count, Count]
-MOST_CLIENTS = 1_000_000  # of a run; a damaged line that says more would be written out name by name
-
-
-def _number(names: list[Range]) -> int:
-    """How many names ranges stand for.
-
-    Raises:
-        ValueError: a range that ends before it begins, or more names than a run can have clients.
-    """
-    if any(not isinstance(each, str) and each[2] < each[1] for each in names):
-        raise ValueError("has a range of names that ends before it begins")
-    number = sum(1 if isinstance(each, str) else each[2] - each[1] + 1 for each in names)
-    if number > MOST_CLIENTS:
-        raise ValueError(f"has {number:,} names, more than the {MOST_CLIENTS:,} clients that a run can have")
-    return number
-
-
 class RecordOfClients(Record):
     """A line of one client, or of several of which all else is the same."""
 
@@ -236,7 +220,7 @@ class RecordOfClients(Record):
         if self.client is not None:
             if self.names is not None or self.count is not None:
                 raise ValueError("has client and names")
-        elif self.names is None or self.count != _number(self.names):
+        elif self.names is None or self.count != number_of(self.names):
             raise ValueError("has neither client nor as many names as count says")
         return self
 
@@ -315,8 +299,8 @@ class LabelsRecord(Record):
 
     @model_validator(mode="after")
     def _columns_fit(self) -> Self:
-        if _number(self.names) != len(self.distinct):
-            raise ValueError(f"has {_number(self.names):,} names and {len(self.distinct):,} numbers in distinct")
+        if number_of(self.names) != len(self.distinct):
+            raise ValueError(f"has {number_of(self.names):,} names and {len(self.distinct):,} numbers in distinct")
         if not sum(self.distinct) == len(self.places) == len(self.counts):
             raise ValueError(
                 f"has {len(self.places):,} places and {len(self.counts):,} counts, where distinct adds up to"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from atlas_cli.cli import main
+from atlas_cli.units import format_seconds
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/json-output.md").read_text(encoding="utf-8")
 
@@ -40,12 +41,14 @@ def test_train_and_what_was_shown_is_in_the_log(config_file, capsys):
 @pytest.mark.slow
 def test_the_final_table_is_in_the_log(config_file, capsys):
     assert main(["train", str(config_file())]) == 0
-    *_, table, report, following, more = capsys.readouterr().out.splitlines()
+    *_, table, time, report, following, more = capsys.readouterr().out.splitlines()
     run = Path(report.removeprefix("report ")).parent
     assert following.startswith(f"next: atlas report {shlex.quote(str(run))} --open")
     log = (run / "log.txt").read_text(encoding="utf-8")
+    took = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["duration_s"]
+    assert time == f"time: of local steps and evaluation; the whole run took {format_seconds(took)}"
     assert more == f"more rounds: atlas train --resume {shlex.quote(str(run))} training.rounds=4"
-    assert all(line.rstrip() in log for line in (table, report, following, more))
+    assert all(line.rstrip() in log for line in (table, time, report, following, more))
 
 
 def test_validate(config_file, printed):

@@ -125,7 +125,7 @@ def test_the_first_lines_say_what_their_figures_are_of():
     metrics = [metrics_record("spam", 1)]
     text = headline(records(metrics, messages=messages, memory=memory_of, manifest={"duration_s": 21}))
     for expected in (
-        "Time: 5 s in rounds, 21 s from start to end, on this machine.",
+        "Time: 5 s in local steps and evaluation, 21 s from start to end, on this machine.",
         "The bytes of all 40 messages equal their closed form.",
         "Tensors of a client: ",
     ):

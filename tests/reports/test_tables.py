@@ -1,9 +1,10 @@
 import io
 
+import pytest
 from support.made_up_run import CLIENTS, GROUPS, VALUES, client_record, metrics_record
 
 from atlas_cli.reports.summary import summarise
-from atlas_cli.reports.tables import final_table
+from atlas_cli.reports.tables import HEADINGS, cells, final_table
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.units import format_bytes_mb, format_bytes_mib, format_number, format_seconds
 
@@ -19,6 +20,12 @@ def test_summary_of_a_metric_that_grows_and_one_that_falls():
     assert questions.train is None
     assert questions.loss == 0.5
     assert (spam.bytes_up, spam.bytes_down, spam.seconds) == (3_600_000, 48_300_000, 20.0)
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.113, "0.226"), (1.2345, "2.47"), (7.3, "15"), (2500.0, "5,000")])
+def test_a_short_time_is_not_shown_as_none(seconds, shown):
+    rows = [metrics_record("spam", round_, seconds=seconds) for round_ in (1, 2)]
+    assert cells(summarise(rows, [])[0])[HEADINGS.index("time, s")] == shown
 
 
 def test_rounds_without_evaluation_are_passed_over():

@@ -133,7 +133,7 @@ def _cost(records: RunRecords) -> list[str]:
         lines.append(f"Once, before the first round: {format_bytes_mb(setup)}.")
     if records.memory is not None:
         lines += [said] if (said := _memory(records.memory)) else []
-    wall = f"{format_seconds(sum(row['seconds'] for row in records.metrics))} in rounds"
+    wall = f"{format_seconds(sum(row['seconds'] for row in records.metrics))} in local steps and evaluation"
     if (whole := records.manifest.get("duration_s")) is not None:
         wall += f", {format_seconds(whole)} from start to end,"
     simulated = records.simulated
