@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ class PreparedGroup:
         overlaps: notes on test texts on which groups merged with this one train.
         max_length: in tokens, of each feature.
         on_truncated: what is done with longer rows.
+        undivided: ``train``, where it has all rows of ``shards``; another object where features were replaced since.
     """
 
     data: GroupData
@@ -64,6 +65,13 @@ class PreparedGroup:
     unread_note: str | None = None
     overlaps: Sequence[str] = ()
     validation: list[Feature] = field(default_factory=list)
+    undivided: Mapping[str, list[Feature]] | None = field(default=None, repr=False, compare=False)
+
+    def training_rows(self) -> Iterator[Sequence[int]]:
+        """The rows of each client that it trains on; one of which there are several features may be there as often."""
+        if self.undivided is self.train:  # a million features are not looked at
+            return iter(self.shards.values())
+        return ([feature["row"] for feature in features] for features in self.train.values())
 
     @property
     def scored(self) -> dict[str, list[Feature]]:
@@ -178,6 +186,7 @@ def _prepare_group(
         tokens_note=note,
         unread_note=unread,
         validation=held_out.get("validation", []),
+        undivided=train if whole and not any(local_test.values()) else None,
     )
 
 

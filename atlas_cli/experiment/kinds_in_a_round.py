@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Sequence
-from itertools import repeat
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from atlas_cli.federation.client_state.member import STANDING, Standing, one_of_
 from atlas_cli.federation.federation import Federation
 from atlas_cli.wire.ledger import Account, Ledger
 
-T = TypeVar("T", bound=Hashable)
 Kind = tuple[str, list[Range]]  # its first client, and the names of all
 
 
@@ -30,9 +28,9 @@ class KindsInARound:
         self, federation: Federation, ledger: Ledger, apart: Collection[str], epsilon: Iterable[Hashable] | None = None
     ) -> None:
         self._clients, self._members = federation.plan.clients, federation.aggregator.members
-        accounts = map(ledger.accounts.get, self._members)
-        told = repeat(None, len(self._members)) if epsilon is None else epsilon
-        self._keys, self._numbers = numbered(zip(map(STANDING, self._members.values()), accounts, told, strict=True))
+        told = list(epsilon) if epsilon is not None else [None] * len(self._members)
+        accounts = list(map(ledger.accounts.get, self._members))
+        self._keys, self._numbers = numbered(list(map(STANDING, self._members.values())), accounts, told)
         self._numbers[[self._clients.places[client] for client in apart]] = -1
 
     def of_clients(self) -> list[Kind]:
@@ -56,11 +54,14 @@ class KindsInARound:
         return [(next(names_in(ranges)), ranges) for ranges in names]
 
 
-def numbered(keys: Iterable[T]) -> tuple[list[T], NDArray[np.intp]]:
-    """The distinct ones among some keys (N), in the order of the first of each, and the number (N) of each."""
-    found = list(keys)
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(found))}
-    return list(numbers), np.fromiter(map(numbers.__getitem__, found), np.intp, len(found))
+def numbered(*columns: Sequence[Any]) -> tuple[list[tuple[Any, ...]], NDArray[np.intp]]:
+    """The distinct keys, whose parts are in columns (N), in the order of the first of each, and the number (N) of each.
+
+    No key is kept for each place: of the columns they are made twice.
+    """
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(zip(*columns, strict=True)))}
+    found = map(numbers.__getitem__, zip(*columns, strict=True))
+    return list(numbers), np.fromiter(found, np.intp, len(columns[0]))
 
 
 def alike(numbers: NDArray[np.intp], said: Sequence[Hashable]) -> list[NDArray[np.intp]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from operator import itemgetter
 
 import numpy as np
 
@@ -35,9 +34,9 @@ def _columns(group: PreparedGroup) -> dict[str, object]:
     numbers = {label: number for number, label in enumerate(dict.fromkeys(flat))}
     labels = np.fromiter(map(numbers.__getitem__, flat), np.intp, len(flat))
     # a client's distinct rows, ascending, one client after the other
-    held = np.fromiter(map(len, group.train.values()), np.intp, len(group.train))
-    features = chain.from_iterable(group.train.values())
-    rows = np.fromiter(map(itemgetter("row"), features), np.intp, held.sum())
+    trained = list(group.training_rows())
+    held = np.fromiter(map(len, trained), np.intp, len(trained))
+    rows = np.fromiter(chain.from_iterable(trained), np.intp, held.sum())
     pairs = np.sort(np.repeat(np.arange(len(held)), held) * len(in_row) + rows)
     clients, rows = np.divmod(pairs[np.append(True, np.diff(pairs) > 0)], len(in_row))
     # the labels of each of these rows, one row after the other

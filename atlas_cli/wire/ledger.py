@@ -137,7 +137,12 @@ class Ledger:
         They are not watched (``see``).
         """
         names = list(clients)
-        before = list(map(self.accounts.get, names)) if self.accounts else [None] * len(names)
+        if not self.accounts:
+            first = counted.together()
+            first.shared = True
+            self.accounts = dict.fromkeys(names, first)
+            return
+        before = list(map(self.accounts.get, names))
         grown: dict[Account | None, Account] = {}
         for account in dict.fromkeys(before):
             grown[account] = counted.together() if account is None else account.together(counted)

@@ -56,7 +56,8 @@ def test_places_are_grouped_as_one_by_one(seed):
     for place, key in enumerate(keys):
         if place not in apart and said[key] is not None:
             expected.setdefault(said[key], []).append(place)
-    distinct, numbers = numbered(keys)
+    found, numbers = numbered(keys, [len(keys)] * len(keys))
+    distinct = [key for key, _ in found]
     assert distinct == list(dict.fromkeys(keys)) and [distinct[number] for number in numbers] == keys
     numbers[apart] = -1
     assert [kind.tolist() for kind in alike(numbers, [said[key] for key in distinct])] == list(expected.values())

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -203,11 +204,21 @@ def test_reports_and_results_are_made_of_lines_of_kinds(model_folder, tmp_path, 
     assert found[2] == found[5] and found[2][3] == [5]
 
 
+@pytest.mark.parametrize("local_test", [0.0, 0.3])
 @pytest.mark.parametrize("task", TASKS)
-def test_columns_have_the_labels_of_each_client(task, model_folder, tmp_path):
+def test_columns_have_the_labels_of_each_client(task, local_test, model_folder, tmp_path):
     write_data(tmp_path)
-    config = toy_config(model_folder, tmp_path, tmp_path, task, clients={"b": {"count": 5}})
-    federation = build(ExperimentConfig.model_validate(config))
+    changes = {"clients": {"b": {"count": 5}}, "partition": {"local_test": local_test}}
+    federation = build(ExperimentConfig.model_validate(toy_config(model_folder, tmp_path, tmp_path, task, **changes)))
+    whole = federation.data["g"]
+    assert (whole.undivided is whole.train) == (local_test == 0)
+    fewer = {client: features[:1] for client, features in whole.train.items()}
+    for group in (whole, replace(whole, train=fewer)):  # as what replaces features does
+        federation.data["g"] = group
+        require_columns(federation, task)
+
+
+def require_columns(federation, task):
     group, lines = federation.data["g"], list(label_columns(federation))
     expected = {client: labels_of(group, client) for client in federation.clients}
     assert len(lines) == group.task.has_classes == any(expected.values())

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.client_state.member import Member, Standing, StoredState
+from atlas_cli.federation.client_state.member import STANDING, Member, Standing, StoredState
 from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.runs.directory import folder_of_runs
@@ -94,8 +94,8 @@ class OffloadedClients(Mapping[str, Party]):
     def share(self, names: Collection[str], standing: Standing) -> None:
         """Let offloaded clients stand as another offloaded client of their kind: in its state, at its delivery."""
         assert standing.stored is not None
-        members = [self._members[name] for name in names]
-        before = Counter(member.standing for member in members)
+        members = list(map(self._members.__getitem__, names))
+        before = Counter(map(STANDING, members))
         self._hold(standing.stored, len(members))
         for member in members:
             member.standing = standing
