@@ -13,7 +13,7 @@ from atlas_cli.config.odd_characters import odd_character
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema_types import bare, branches, is_section, is_union
 from atlas_cli.config.strict_yaml import KeyPath, dotted
-from atlas_cli.config.what_to_write import instead, is_valid
+from atlas_cli.config.what_to_write import instead, is_none, is_valid
 from atlas_cli.printable import listed
 from atlas_cli.suggest import did_you_mean, one_of
 
@@ -146,7 +146,8 @@ def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
     if kind == "missing":
         return Problem(path, "is missing")
     if kind == "value_error":
-        return Problem(path, str(context["error"]))
+        optional = is_none(value) and place.field is not None and is_valid(place.field, None)
+        return Problem(path, f"{context['error']}{'; for none write null' if optional else ''}")
     if kind == "literal_error" and isinstance(value, str) and not place.is_union:
         return Problem(path, f"{describe_value(value)} is not known{one_of(value, _choices(place.annotation))}")
     if kind.endswith(("_type", "literal_error")):
@@ -155,7 +156,9 @@ def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
             hint = _within(wanted, value)
         elif bare(place.annotation) is str and isinstance(value, bool):
             hint = f'; write "{str(value).lower()}" or "{value}" in quotes'
-        elif bare(place.annotation) is str and isinstance(value, int | float):
+        elif bare(place.annotation) is str and isinstance(value, float):
+            hint = "; put it in quotes"  # as it was written, which is not known any more
+        elif bare(place.annotation) is str and isinstance(value, int):
             hint = f'; write "{value}" in quotes'
         elif get_origin(wanted) is dict and isinstance(value, list) and get_args(wanted)[0] is not int:
             hint = "; write a line 'NAME: ...' for each"
@@ -171,11 +174,12 @@ def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
 
 def _within(section: type[BaseModel], value: object) -> str:
     """What to write where a section was given one value: the first key that takes it, else which keys there are."""
-    if value is None and not any(field.is_required() for field in section.model_fields.values()):
+    if is_none(value) and not any(field.is_required() for field in section.model_fields.values()):
         return "; write {} for its defaults, or remove it"
     if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 60):
         for name, field in section.model_fields.items():
-            if is_valid(field, value):
+            is_text = isinstance(value, str) and str in branches(field.annotation)  # which takes any
+            if is_valid(field, value) and not is_text:
                 return f"; write {{{name}: {str(value).lower() if isinstance(value, bool) else value}}}"
     return f"; its keys are {listed(section.model_fields, 8)}"
 
@@ -204,7 +208,9 @@ def _out_of_range(kind: str, context: dict[str, Any], path: KeyPath, value: Any)
     if kind == "string_pattern_mismatch" and path == ("device",):
         return f"{describe_value(value)} is not a device; write auto, cpu, mps, cuda or cuda:0"
     if kind == "string_pattern_mismatch":
-        return f"{describe_value(value)}: a name starts with a letter or digit and holds only those, '.', '_' and '-'"
+        rule = "a name starts with a letter or digit and holds only those, '.', '_' and '-'"
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(value)).strip("._-")
+        return f"{describe_value(value)}: {rule}{f'; write {name}' if name and len(name) <= 60 else ''}"
     return None
 
 

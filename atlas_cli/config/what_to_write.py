@@ -37,12 +37,15 @@ def instead(annotation: Any, field: FieldInfo | None, value: object) -> str:
             return f"; write {text}" if len(text) <= _SHOWN else ""
     default = PydanticUndefined if field is None else field.get_default(call_default_factory=False)
     known = default is not PydanticUndefined and default is not None and not isinstance(default, BaseModel)
-    if _is_nothing(value) and field is not None and not field.is_required():
+    if is_none(value) and field is not None and not field.is_required():
         return f"; write one, or remove the key for its default{f', {_as_yaml(default)}' if known else ''}"
     if isinstance(value, float) and int in branches(annotation) and abs(value) < 1e15:
         below = int(value // 1)
         return f"; write {below} or {below + 1}"
-    return f"; write e.g. {_as_yaml(default)}" if known and isinstance(default, int | float) else ""
+    if isinstance(value, str) and "$" in value:
+        return "; a config has no variables: write the value, or set the key on the command line"
+    shown = known and isinstance(default, int | float | str) and not isinstance(default, bool)
+    return f"; write e.g. {_as_yaml(default)}" if shown else ""
 
 
 def is_valid(annotation: Any, value: object) -> bool:
@@ -59,7 +62,7 @@ def _meant(annotation: Any, value: object) -> Iterator[object]:
     """What a value may stand for, the likeliest first."""
     kinds = list(branches(annotation))
     if isinstance(value, str):
-        text = with_plain_spaces(value).strip().strip("'\"\u2018\u2019\u201c\u201d")
+        text = with_plain_spaces(value).replace("\u2212", "-").strip(" ,;'\"\u2018\u2019\u201c\u201d")
         lower = text.lower()
         if bool in kinds and lower in _TRUTH:
             yield _TRUTH[lower]
@@ -69,7 +72,7 @@ def _meant(annotation: Any, value: object) -> Iterator[object]:
             if str(choice).lower().replace("_", "-") == lower.replace("_", "-"):
                 yield choice
         if any(get_origin(kind) is list for kind in kinds) and text:
-            yield [part.strip() for part in text.split(",")]
+            yield [part for part in re.split(r"[,\s]+", text.strip("()[]")) if part]
         if lower in ("none", "nil"):
             yield None
     elif isinstance(value, bool):
@@ -106,7 +109,8 @@ def _numbers(text: str) -> Iterator[int | float]:
         yield from [round(int(found[1]) / int(found[2]), 6)] if int(found[2]) else []
 
 
-def _is_nothing(value: object) -> bool:
+def is_none(value: object) -> bool:
+    """Whether it is nothing, or a word for it that YAML takes as text."""
     return value is None or (isinstance(value, str) and value.lower() in ("none", "nil"))
 
 

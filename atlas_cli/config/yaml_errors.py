@@ -160,6 +160,8 @@ class _Mistake:
         if "mapping values are not allowed here" not in self.problem:
             return None
         line = self._line(self.mark.line)
+        if re.match(rf"\s*{_KEY}:?\s*[{{\[]", line) and not re.match(rf"\s*{_KEY}:\s", line):
+            return self._no_colon(self.mark.line)
         if re.search(r":\s", line[: self.mark.column]):
             return self.mark.line, (
                 f"a second ': ' in one value (column {self.mark.column + 1}); put a value that is text in quotes, and"
@@ -168,15 +170,19 @@ class _Mistake:
         above = self._before(self.mark.line)
         if above is None:
             return None
-        if not re.search(r":(\s|$)", self._line(above)) and not self._line(above).lstrip().startswith("- "):
-            return self._no_colon(above)
-        return self._indent_of(self.mark.line)
+        return self._no_colon(above) if self._lacks_colon(above) else self._indent_of(self.mark.line)
+
+    def _lacks_colon(self, number: int) -> bool:
+        line = _without_comment(self._line(number)).strip()
+        return re.search(r":(\s|$)", line) is None and re.match(r"-(\s|$)|[\]}]", line) is None
 
     def _no_colon(self, number: int) -> tuple[int, str]:
-        line = self._line(number).strip()
-        pair = re.fullmatch(rf"({_KEY})\s*[:=\s]\s*(\S.*)", line)
+        line = _without_comment(self._line(number)).strip()
+        pair = re.fullmatch(rf"({_KEY})\s*[:=\s]?\s*([{{\[].*)|({_KEY})\s*[:=\s]\s*(\S.*)", line)
         key = re.fullmatch(_KEY, line)
-        write = f"{pair[1]}: {pair[2]}" if pair else f"{line}:" if key else "key: value"
+        write = f"{line}:" if key else "key: value"
+        if pair:
+            write = f"{pair[1] or pair[3]}: {pair[2] or pair[4]}"
         return number, f"a key ends with ':' and a space; write {write[:80]}"
 
     def _indent(self) -> tuple[int, str] | None:
@@ -191,6 +197,8 @@ class _Mistake:
         line = self._line(self.mark.line)
         above = self._before(self.mark.line)
         items = [each is not None and self._line(each).lstrip()[:2] in ("- ", "-") for each in (above, self.mark.line)]
+        if above is not None and not items[0] and self._lacks_colon(above):
+            return self._no_colon(above)
         if not line[: self.mark.column].strip() and (items[0] != items[1] or "'?'" in self.problem):
             return self.mark.line, "'- ' items and 'key: value' lines are mixed in one section; write one or the other"
         return None if line[: self.mark.column].strip() else self._indent_of(self.mark.line)
@@ -221,6 +229,10 @@ class _Mistake:
         if "expected a single document" in self.context or "'<document start>'" in self.problem:
             return self.mark.line, "a second document begins here; remove the line --- or ... above it"
         return None
+
+
+def _without_comment(line: str) -> str:
+    return re.sub(r"(^|\s)#.*", "", line)
 
 
 def _indent(line: str) -> int:

@@ -45,6 +45,8 @@ def said(old: str, new: str) -> str:
         ("3.5", "3 or 4"),
         ('"3"', "3"),
         ("3 rounds", "3"),
+        ("3,", "3"),
+        ("3;", "3"),
         ("3\u00a0", "3"),
         ("[3]", "3"),
         ("yes", "e.g. 10"),
@@ -109,6 +111,10 @@ def test_true_or_false(value: str, written: str) -> None:
         ("rank: 4", "rank: {0-5: 4}", "an entry for each number"),
         ("rounds: 3", "rounds: 3\ntrackers: mlflow, wandb", "[mlflow, wandb]"),
         ("{rank: 8}", "{targets: q}", "[q]"),
+        ("{rank: 8}", "{targets: q v}", "[q, v]"),
+        ("{rank: 8}", "{rank: 8}\nengine: ray", "{name: ray}"),
+        ("{rank: 8}", "{rank: 8}\nengine: none", "{} for its defaults, or remove it"),
+        ("name: good", "name: my run/2", "my-run-2"),
         ("  a: {task_group: g, rank: 4}", "  [a, b]", "a line 'NAME: ...' for each"),
     ],
 )
@@ -146,6 +152,19 @@ def test_of_a_number_that_is_a_trap_only_what_the_key_takes_is_named(old: str, n
 )
 def test_a_key_that_holds_its_value_or_what_is_no_space(key: str, said_of_it: str) -> None:
     assert said("{rank: 8}", key).startswith(f"x.yaml:3: {said_of_it}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "end"),
+    [
+        ("rounds: 3", "rounds: ${N}", "a config has no variables: write the value, or set the key on the command line"),
+        ("{rank: 8}", "{rank: 8}\nengine: {prepack: none}", "e.g. 2 GiB; for none write null"),
+        ("name: good", "name: 1e5", "expected text, got 100000.0; put it in quotes"),  # as it was written is not known
+        ("{corpus: trec-questions}", "trec-questions", "question, context and 23 more"),  # any of which would take it
+    ],
+)
+def test_what_cannot_be_guessed_is_not_made_up(old: str, new: str, end: str) -> None:
+    assert said(old, new).endswith(end)
 
 
 def test_a_comma_that_ends_a_value_in_braces_is_told() -> None:
