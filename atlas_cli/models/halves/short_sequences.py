@@ -45,8 +45,8 @@ def cost(length: int, sequences: int) -> float:
 def padded_to(length: int) -> int:
     """The tokens T that a group is padded to whose longest sequence has so many.
 
-    Registers of a CPU hold up to 16 numbers: softmax takes three to eight times as long over 8 to 15 scores as over
-    16, and products of T rows and columns are slow where T is just below a multiple of 16, or of 4.
+    Registers of a CPU hold up to 16 numbers: softmax takes three to eleven times as long over 8 to 15 scores as
+    over 16, and products of T rows and columns are slow where T is just below a multiple of 16, or of 4.
     """
     length = max(length, REGISTER)
     over = length % REGISTER
