@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from functools import partial
 from itertools import count
+from typing import Any
 
 from torch import Tensor
 
 from atlas_cli.experiment.best_rounds import ADAPTERS, HEAD, BestRounds
+from atlas_cli.experiment.manifest_facts import best_facts
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.experiment.whole_adapters import adapter_of, fold_base_change
 from atlas_cli.federation.build import assemble
@@ -103,29 +105,29 @@ def export_best(
 
 
 def export_last_round(
-    federation: Federation, run: RunDirectory, doing: Doing = _silent
-) -> tuple[int | None, dict[str, list[str]]]:
+    federation: Federation, run: RunDirectory, manifest: MutableMapping[str, Any], doing: Doing = _silent
+) -> None:
     """Export the adapters of the last whole round of an interrupted run, and those of best rounds until then.
 
-    Returns:
-        the number of the round, None if there is none; and the folders of best rounds, as ``export_best``.
+    Args:
+        manifest: is told of both once they are written: ``adapters_of_round``, None if there is no round, and ``best``.
 
     Raises:
         OutputError: no room or no permission.
         ResourceError: its checkpoint is damaged.
     """
-    if not folders(run):
-        return None, {}
-    checkpoint = load_newest(run)[0]
-    if checkpoint.round == 0:
-        return None, {}
+    checkpoint = load_newest(run)[0] if folders(run) else None
+    if checkpoint is None or checkpoint.round == 0:
+        manifest["adapters_of_round"], manifest["best"] = None, best_facts(run, {}, None)
+        return
     whole = assemble(federation)  # the parties of the run are somewhere inside a round
     whole.protection = federation.protection
     try:
         state = RunState(whole)
         state.restore(checkpoint.tensors, checkpoint.state)
         export_adapters(whole, run, doing)
-        return checkpoint.round, export_best(whole, run, state.best, doing)
+        manifest["adapters_of_round"] = checkpoint.round
+        manifest["best"] = best_facts(run, export_best(whole, run, state.best, doing), checkpoint.round)
     finally:
         whole.close()
 

@@ -12,7 +12,6 @@ from atlas_cli.engines.engine import Engine
 from atlas_cli.errors import AtlasError, OutputError, PluginError
 from atlas_cli.experiment.adapter_export import export_last_round
 from atlas_cli.experiment.end_of_run import engine_figures
-from atlas_cli.experiment.manifest_facts import best_facts
 from atlas_cli.experiment.run_state import RunCheckpoints
 from atlas_cli.federation.federation import Federation
 from atlas_cli.plugin_errors import described, plugin_of
@@ -85,12 +84,15 @@ def leave_results(
         KeyboardInterrupt: a signal ended it.
     """
     ended = dict(ended)
-    with telling_the_log(run):
-        ended["adapters_of_round"], best = export_last_round(federation, run, progress.doing)
-        ended["best"] = best_facts(run, best, ended["adapters_of_round"])
-        progress.doing("writing the report")
+    try:
+        with telling_the_log(run):
+            export_last_round(federation, run, ended, progress.doing)
+    finally:  # where a signal ends it, too
         ended = end_manifest(ended, ended["status"], ended["error"])
-        run.write_json("manifest.json", ended)
+        with telling_the_log(run):
+            run.write_json("manifest.json", ended)
+    progress.doing("writing the report")
+    with telling_the_log(run):
         write_report(run, ended)
     return ended
 

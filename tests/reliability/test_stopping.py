@@ -13,7 +13,7 @@ import pytest
 
 from atlas_cli.cli import main
 from atlas_cli.errors import NonFiniteError
-from atlas_cli.experiment import early_end, end_of_run, session
+from atlas_cli.experiment import adapter_export, early_end, end_of_run, session
 from atlas_cli.reports.page import live
 from atlas_cli.reports.page.report import page
 from atlas_cli.reports.progress import PlainProgress
@@ -157,7 +157,7 @@ class Stop:
     def __call__(self, what):
         self.begun += what == "writing adapters/"
         if self.begun == self.at:
-            self.at = 0
+            self.at, self.sent = 0, datetime.now(UTC)
             send(signal.SIGTERM)()
 
 
@@ -204,8 +204,20 @@ def test_one_more_signal_while_the_last_whole_round_is_left_stops_at_once(write,
     stop = Stop(monkeypatch, at=2)
     code, run = train(write())
     assert (code, stop.begun) == (130 if how == "interrupted" else 4, 2)
-    assert run.read_json("manifest.json")["status"] == how and not (run.path / "adapters").exists()
+    manifest = run.read_json("manifest.json")
+    assert manifest["status"] == how and not (run.path / "adapters").exists()
+    assert datetime.fromisoformat(manifest["ended"]) >= stop.sent  # what was waited for is in the duration
     assert not (run.path / OWNER).exists()
+
+
+@pytest.mark.slow
+def test_a_signal_while_best_adapters_are_written_leaves_the_manifest_with_the_round_of_adapters(
+    write, train, at_step, monkeypatch
+):
+    monkeypatch.setattr(adapter_export, "export_best", lambda *a: send(signal.SIGTERM)())
+    at_step(3, send(signal.SIGINT))
+    _, run = train(write(holdout={"validation": 4}))
+    assert (run.path / "adapters").is_dir() and run.read_json("manifest.json")["adapters_of_round"] == 1
 
 
 @pytest.mark.slow
