@@ -29,8 +29,9 @@ class KindsInARound:
     ) -> None:
         self._clients, self._members = federation.plan.clients, federation.aggregator.members
         told = list(epsilon) if epsilon is not None else [None] * len(self._members)
-        accounts = list(map(ledger.accounts.get, self._members))
-        self._keys, self._numbers = numbered(list(map(STANDING, self._members.values())), accounts, told)
+        in_order = list(ledger.accounts) == list(self._members)  # so is what was counted of all of a kind first
+        accounts = ledger.accounts.values() if in_order else map(ledger.accounts.get, self._members)
+        self._keys, self._numbers = numbered(list(map(STANDING, self._members.values())), list(accounts), told)
         self._numbers[[self._clients.places[client] for client in apart]] = -1
 
     def of_clients(self) -> list[Kind]:

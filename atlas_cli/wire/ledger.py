@@ -58,7 +58,7 @@ class Account:
     Attributes:
         entries: by kind and direction.
         bytes: serialised bytes by direction.
-        shared: several clients may have it, so that it is not written to.
+        shared: several clients may have it, so that it is only written to for all of them.
     """
 
     entries: dict[tuple[str, Direction], Entry] = field(default_factory=dict)
@@ -85,11 +85,15 @@ class Account:
         """One with the messages of this and of another."""
         found = Account()
         for account in (self, other) if other is not None else (self,):
-            for of, entry in account.entries.items():
-                found.entries.setdefault(of, Entry()).add(entry)
-            for way, size in account.bytes.items():
-                found.bytes[way] += size
+            found.grow(account)
         return found
+
+    def grow(self, other: Account) -> None:
+        """Count the messages of another, too."""
+        for of, entry in other.entries.items():
+            self.entries.setdefault(of, Entry()).add(entry)
+        for way, size in other.bytes.items():
+            self.bytes[way] += size
 
 
 @dataclass
@@ -137,11 +141,16 @@ class Ledger:
         They are not watched (``see``).
         """
         names = list(clients)
-        if not self.accounts:
-            first = counted.together()
-            first.shared = True
-            self.accounts = dict.fromkeys(names, first)
+        if self.accounts.keys().isdisjoint(names):
+            new = counted.together()
+            new.shared = True
+            self.accounts.update(dict.fromkeys(names, new))
             return
+        if 1 < len(names) > len(self.accounts) // 2:  # of a million none is looked up by name
+            first = self.accounts.get(names[0])
+            if first is not None and names == [name for name, account in self.accounts.items() if account is first]:
+                first.grow(counted)
+                return
         before = list(map(self.accounts.get, names))
         grown: dict[Account | None, Account] = {}
         for account in dict.fromkeys(before):

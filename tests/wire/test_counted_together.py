@@ -30,7 +30,7 @@ def test_what_is_sent_to_many_is_counted_as_if_one_by_one(seed):
         counted, sent = Ledger(), [drawn(draw, "first") for _ in range(draw.randint(1, 3))]
         for message in sent:
             counted.count(message, message.payload_bytes)
-        some = draw.sample(NAMES, draw.randint(0, len(NAMES)))
+        some = draw.choice([NAMES, NAMES[1:], draw.sample(NAMES, draw.randint(0, len(NAMES)))])
         together.add(counted.accounts["first"], some)
         for client in some:
             one = Ledger()
@@ -58,6 +58,18 @@ def test_what_one_client_sends_is_not_counted_for_those_that_were_sent_the_same(
     assert (
         ledger.sizes("c", "adapters", "down") == [down.bytes] * 2 and counted.accounts["a"].bytes["down"] == down.bytes
     )
+
+
+def test_what_is_sent_to_all_that_were_sent_the_same_is_counted_in_one_place():
+    ledger, counted = Ledger(), Ledger()
+    counted.count(down := Delivery("a", {"x": torch.zeros(2)}), 8)
+    ledger.add(counted.accounts["a"], NAMES)
+    shared = ledger.accounts["c-1"]
+    ledger.add(counted.accounts["a"], NAMES[:1])
+    ledger.add(counted.accounts["a"], NAMES[1:])
+    assert {id(ledger.accounts[name]) for name in NAMES[1:]} == {id(shared)} != {id(ledger.accounts["c-1"])}
+    assert [ledger.sizes(name, "adapters", "down") for name in NAMES] == [[down.bytes] * 2] * len(NAMES)
+    assert counted.accounts["a"].bytes["down"] == down.bytes
 
 
 def test_a_mismatch_is_named_by_the_first_client_that_has_it():
