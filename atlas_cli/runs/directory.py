@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -152,7 +153,7 @@ class RunDirectory:
             ResourceError: missing or damaged.
         """
         path = self.path / name
-        found = _parse(self._text(name), name, str(path))
+        found = _parse(self._text(name, None, self._said(name, None)), name, str(path), RESTORE)
         return without_sum(found, path) if name in SELF_CHECKED else found
 
     def read_lines(self, name: str, size: int | None = None) -> list[dict[str, Any]]:
@@ -176,18 +177,23 @@ class RunDirectory:
         if not path.exists():
             require_unchanged(self.path, name, b"", self._said(name, size))
             return []
-        text = self._text(name, size)
-        lines = text.removesuffix("\n").split("\n") if text else []  # not splitlines: a JSON string may hold U+2028
-        return [_parse(line, name, f"{path}:{i}") for i, line in enumerate(lines, 1)]
-
-    def _text(self, name: str, size: int | None = None) -> str:
         said = self._said(name, size)  # first, as a run that is being written says more later
+        text = self._text(name, size, said)
+        lines = text.removesuffix("\n").split("\n") if text else []  # not splitlines: a JSON string may hold U+2028
+        kept, later = len(lines), RESTORE
+        if said is not None and not said.ended:
+            kept = text.encode()[: said.files[name].bytes if name in said.files else 0].count(b"\n")
+            resume = f"atlas train --resume {shlex.quote(str(self.path))}"
+            later = f"it is later than the last checkpoint, and if nobody writes there now, {resume} cuts it off"
+        return [_parse(line, name, f"{path}:{i}", RESTORE if i <= kept else later) for i, line in enumerate(lines, 1)]
+
+    def _text(self, name: str, size: int | None, said: RunSeals | None) -> str:
         content = _read(self.path / name)
         require_unchanged(self.path, name, content, said)
         try:
             return content[:size].decode()
         except UnicodeDecodeError as error:
-            raise ResourceError(f"{self.path / name} is damaged: not UTF-8 at byte {error.start}") from error
+            raise ResourceError(f"{self.path / name} is damaged: not UTF-8 at byte {error.start}; {RESTORE}") from error
 
     def _said(self, name: str, size: int | None) -> RunSeals | None:
         return seals_of(self.path) if name in FILES and size is None else None
@@ -284,13 +290,13 @@ def _read(path: Path) -> bytes:
         raise ResourceError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _parse(text: str, name: str, where: str) -> Any:
+def _parse(text: str, name: str, where: str, advice: str) -> Any:
     schema = SCHEMAS.get(name)
     try:
         return schema.model_validate_json(text).model_dump(exclude_unset=True) if schema else json.loads(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        raise ResourceError(f"{where} is damaged: {key + ': ' if key else ''}{said}; {RESTORE}") from error
+        raise ResourceError(f"{where} is damaged: {key + ': ' if key else ''}{said}; {advice}") from error
     except (ValueError, RecursionError) as error:
-        raise ResourceError(f"{where} is damaged: {error}; {RESTORE}") from error
+        raise ResourceError(f"{where} is damaged: {error}; {advice}") from error

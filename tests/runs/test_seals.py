@@ -1,6 +1,7 @@
 """Records that are not what was written: found by whoever reads them, with the first line that differs."""
 
 import json
+import shlex
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -129,3 +130,19 @@ def test_a_manifest_that_says_nothing_sensible_of_its_records(files, records):
     files.run.write_json("manifest.json", {"records": records})
     with pytest.raises(ResourceError, match=r"manifest\.json is damaged: records "):
         seals_of(files.run.path)
+
+
+def test_half_a_line_of_a_run_that_was_killed_is_said_to_be_cut_off_when_it_goes_on(files):
+    """A kill in the middle of a write: what is before the checkpoint is whole, and what comes after is done again."""
+    save_checkpoint(files.run, Checkpoint(1, {}, {}, files.seal()), keep=2)
+    with (files.run.path / NAME).open("ab") as file:
+        file.write(json.dumps(line(4)).encode() + b"\n" + b'{"round": 4, "cli')
+    with pytest.raises(ResourceError) as caught:
+        files.run.read_lines(NAME)
+    assert f"{NAME}:14 is damaged: Invalid JSON: " in str(caught.value)
+    assert str(caught.value).endswith(
+        "; it is later than the last checkpoint, and if nobody writes there now, atlas train --resume "
+        f"{shlex.quote(str(files.run.path))} cuts it off"
+    )
+    files.cut()
+    assert len(files.run.read_lines(NAME)) == 12
