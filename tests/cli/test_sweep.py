@@ -185,7 +185,10 @@ def test_a_config_that_changes_meanwhile(sweep, monkeypatch, started):
             "training.rounds: must be at least 1, got 0 (with seed=0 training.rounds=0",
         ),
         (["seed=0,", "x=1"], "command line: seed: has an empty value"),
-        (["seed=0,1", "training.rounds="], "command line: training.rounds: expected an integer, got nothing\n"),
+        (
+            ["seed=0,1", "training.rounds="],
+            "training.rounds: expected an integer, got nothing; write one, or remove the key for its default, 10\n",
+        ),
         (["seed=0,1", "seed=3"], "command line: seed: is given twice"),
         (["seed=1,+1"], "seed=1 and seed=+1 are the same config"),
         (["seed=1,2", "rounds=3"], "command line: rounds is not a known key"),
