@@ -37,6 +37,7 @@ def profile(options: Options) -> None:
         ("gpt2", *alone, False),
         ("gpt2", CLIENTS, 1, False),
         ("gpt2", *shared, False),
+        ("minilm", *alone, False),
         ("minilm", *shared, False),
     ):
         _profile(options, model, clients, size, long)
