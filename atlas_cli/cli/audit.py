@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atlas_cli.cli._arguments import Json, Overrides
+from atlas_cli.printable import as_typed
 
 if TYPE_CHECKING:
     from atlas_cli.config.load import LoadedConfig
@@ -232,7 +232,7 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
     if output is not None:
         name = federation.base.name
         allowed = math.ceil(100 * layers[-1].leakage) / 100
-        hint = shlex.join([name, "--leakage", str(output / "leakage.json"), "--max-leakage", str(allowed)])
+        hint = as_typed(name, "--leakage", str(output / "leakage.json"), "--max-leakage", str(allowed))
         console.say(f"to choose by it: atlas split-point {hint}")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from atlas_cli.cli._arguments import Client, Device, Group, Json, Round, Run
+from atlas_cli.printable import as_typed
 
 if TYPE_CHECKING:
     from atlas_cli.cli._tables.evaluation import Evaluation
@@ -73,8 +73,8 @@ def command(
     if as_json:
         typer.echo(json.dumps({"run": str(run), "evaluations": [each.record() for each in done]}, indent=2))
         return
-    quoted = shlex.quote(str(run))
-    whose = f" --client {shlex.quote(client)}" if client else f" --group {shlex.quote(group)}" if group else ""
+    quoted = as_typed(str(run))
+    whose = f" --client {as_typed(client)}" if client else f" --group {as_typed(group)}" if group else ""
     if not whose and len(done) > 1:
         whose = " --group NAME"
     console.say(f"next: atlas predict {quoted}{whose} --input FILE --output FILE, or atlas compare {quoted} OTHER_RUN")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atlas_cli.cli._arguments import model_named_as
+from atlas_cli.printable import as_typed
 
 if TYPE_CHECKING:
     from atlas_cli.cli._start import Wanted
@@ -122,7 +122,7 @@ def _copy(name: str, out: Path | None) -> None:
     chosen = examples.example(name, key="--example")
     target = out or Path(chosen.path.name)
     written = copy_example(chosen, target)
-    typer.echo(f"wrote {', '.join(map(str, written))}; next: atlas train {shlex.quote(str(target))}")
+    typer.echo(f"wrote {', '.join(map(str, written))}; next: atlas train {as_typed(str(target))}")
 
 
 def _write(wanted: Wanted, out: Path | None) -> None:
@@ -149,7 +149,7 @@ def _write(wanted: Wanted, out: Path | None) -> None:
     if start.guessed:
         typer.echo(start.guessed)
     write_new(out, text, "another --out")
-    typer.echo(f"wrote {out}; next: atlas {'validate' if wanted.data is None else 'train'} {shlex.quote(str(out))}")
+    typer.echo(f"wrote {out}; next: atlas {'validate' if wanted.data is None else 'train'} {as_typed(str(out))}")
 
 
 def _check(text: str, out: Path) -> None:

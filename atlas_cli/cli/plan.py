@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from atlas_cli.cli._arguments import ConfigFile, Json, Overrides
+from atlas_cli.printable import as_typed
 
 if TYPE_CHECKING:
     from atlas_cli.config.load import LoadedConfig
@@ -195,7 +195,7 @@ def command(
         typer.echo(f"next: {choosing} writes its config")
         return
     comments = "" if kept else " (all keys are written out, without the file's comments)"
-    typer.echo(f"wrote {write}{comments}; next: atlas train {shlex.quote(str(write))}")
+    typer.echo(f"wrote {write}{comments}; next: atlas train {as_typed(str(write))}")
 
 
 def _show(search: Search, front: list[Found], chosen: int | None, notes: list[str], as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atlas_cli.cli._arguments import ConfigFile, Json, Overrides
+from atlas_cli.printable import as_typed
 
 if TYPE_CHECKING:
     from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -80,7 +80,7 @@ def command(
     for note in notes:
         console.say(f"note: {note}")
     if write is not None:
-        console.say(f"wrote {write}; next: atlas train {shlex.quote(str(write))}")
+        console.say(f"wrote {write}; next: atlas train {as_typed(str(write))}")
 
 
 def _table(planned: RankPlan, clients: Sequence[ClientRanks]) -> Any:
@@ -160,6 +160,6 @@ def _write(config: ExperimentConfig, path: Path, source: Path) -> None:
     from atlas_cli.config.dump import dump_config
     from atlas_cli.storage.new_file import write_new
 
-    command = f"atlas train {shlex.quote(str(path))}"
+    command = f"atlas train {as_typed(str(path))}"
     text = f"# {source} with the ranks that atlas ranks gave it\n#\n#   {command}\n{dump_config(config)}"
     write_new(path, text, OTHER)

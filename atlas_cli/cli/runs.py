@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from atlas_cli.cli._arguments import Json
+from atlas_cli.printable import as_typed
 
 if TYPE_CHECKING:
     from atlas_cli.reports.listed_runs import ListedRun
@@ -123,8 +123,8 @@ def _next(runs: list[ListedRun]) -> str:
     with_figures = [run for run in runs if run.groups]
     for first, second in combinations(with_figures, 2):
         if _tested_on(first) & _tested_on(second):
-            return shlex.join(["atlas", "compare", str(first.path), str(second.path)])
-    return shlex.join(["atlas", "report", str(with_figures[0].path), "--open"]) if with_figures else ""
+            return as_typed("atlas", "compare", str(first.path), str(second.path))
+    return as_typed("atlas", "report", str(with_figures[0].path), "--open") if with_figures else ""
 
 
 def _tested_on(run: ListedRun) -> set[tuple[str, str | None]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from atlas_cli.cli._arguments import Json, LedgerFile, Overrides
+from atlas_cli.printable import as_typed
 
 if TYPE_CHECKING:
     from atlas_cli.runs.directory import RunDirectory
@@ -121,8 +121,8 @@ def _show(console: Any, run: RunDirectory) -> None:
         shown.print(final_table(metrics, clients, data, console.width))
         shown.say(f"time: of local steps and evaluation{whole}")
         shown.say(f"report {run.path / 'report.html'}")
-        shown.say(f"next: {shlex.join(['atlas', 'report', str(run.path), '--open'])}")
-        shown.say(f"more rounds: {shlex.join(['atlas', 'train', '--resume', str(run.path), more])}")
+        shown.say(f"next: {as_typed('atlas', 'report', str(run.path), '--open')}")
+        shown.say(f"more rounds: {as_typed('atlas', 'train', '--resume', str(run.path), more)}")
     run.log("\n".join(line.rstrip() for line in log.file.getvalue().splitlines()))
 
 

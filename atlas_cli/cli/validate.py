@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atlas_cli.cli._arguments import ConfigFile, Json, LedgerFile, Overrides
+from atlas_cli.printable import as_typed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,7 @@ def _validate(file: Path, overrides: list[str], data: bool, ledger: Path | None,
         for note in group.notes:
             console.say(f"note: {name}: {note}")
     found, follows = ("valid", "train") if data else ("valid as far as is seen without its data", "validate")
-    console.say(f"{file} is {found}; next: atlas {follows} {shlex.join([str(file), *overrides])}")
+    console.say(f"{file} is {found}; next: atlas {follows} {as_typed(str(file), *overrides)}")
 
 
 def _record(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_cli.config.dump import scalar
+from atlas_cli.printable import as_typed
 
 _TEXT = """\
 # yaml-language-server: $schema=experiment.schema.json
@@ -147,7 +147,7 @@ def starting_config(start: Start, file: str = "experiment.yaml") -> str:
         model=scalar(start.model),
         init=start.init,
         tokenizer=f"  tokenizer: {scalar(start.tokenizer)}\n" if start.tokenizer else "",
-        file=shlex.quote(file),
+        file=as_typed(file),
         about="\n".join(f"# {line}" for line in start.about) if own else _CORPORA,
         groups="".join(_group(name, group) for name, group in (start.groups or CORPUS_GROUPS).items())
         + _DECODER_GROUP * (start.decoder and not own),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from atlas_cli.experiment.end_of_run import engine_figures
 from atlas_cli.experiment.run_state import RunCheckpoints
 from atlas_cli.federation.federation import Federation
 from atlas_cli.plugin_errors import described, plugin_of
+from atlas_cli.printable import as_typed
 from atlas_cli.reports.page.report import write_report
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.checkpoint import folders
@@ -61,7 +61,7 @@ def record_early_end(
         kept = f"round {done} is kept"
         if done == last:
             kept = _left_to_write(checkpoints.federation.config.training.rounds, last, ended)
-        again = f"atlas train --resume {shlex.quote(str(run.path))}"
+        again = f"atlas train --resume {as_typed(str(run.path))}"
         if isinstance(error, PluginError) or plugin_of(error) is not None:
             error.add_note(f"{kept}; to go on when its code is mended: {again} --changed-code")
         else:

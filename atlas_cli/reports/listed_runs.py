@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from atlas_cli.config.flat import NOT_COMPARED, differing, flat
 from atlas_cli.errors import AtlasError, OutputError, ResourceError
+from atlas_cli.printable import as_typed
 from atlas_cli.reports.summary import GroupSummary, summarise
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.resumable import read_manifest
@@ -98,7 +98,7 @@ def _listed(run: RunDirectory) -> ListedRun:
         state, problem = _state(run, manifest)
         done = max((row["round"] for row in metrics), default=None)
         if state in ("interrupted", "killed") and done == planned:
-            problem = f"all rounds are done; to write what is left: {shlex.join([*RESUME, str(run.path)])}"
+            problem = f"all rounds are done; to write what is left: {as_typed(*RESUME, str(run.path))}"
     except (AtlasError, LookupError, TypeError, ValueError) as error:
         what = str(error) if isinstance(error, AtlasError) else f"manifest.json: {type(error).__name__}: {error}"
         started = manifest.get("started")

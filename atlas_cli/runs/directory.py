@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from atlas_cli.errors import OutputError, ResourceError
-from atlas_cli.printable import printable
+from atlas_cli.printable import as_typed, printable
 from atlas_cli.runs.kinds import each_client
 from atlas_cli.runs.schemas import SCHEMAS
 from atlas_cli.runs.seals import ADVICE as RESTORE
@@ -183,7 +182,7 @@ class RunDirectory:
         kept, later = len(lines), RESTORE
         if said is not None and not said.ended:
             kept = text.encode()[: said.files[name].bytes if name in said.files else 0].count(b"\n")
-            resume = f"atlas train --resume {shlex.quote(str(self.path))}"
+            resume = f"atlas train --resume {as_typed(str(self.path))}"
             later = f"it is later than the last checkpoint, and if nobody writes there now, {resume} cuts it off"
         return [_parse(line, name, f"{path}:{i}", RESTORE if i <= kept else later) for i, line in enumerate(lines, 1)]
 

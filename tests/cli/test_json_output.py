@@ -2,12 +2,12 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 from atlas_cli.cli import main
+from atlas_cli.printable import as_typed
 from atlas_cli.units import format_seconds
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/json-output.md").read_text(encoding="utf-8")
@@ -43,11 +43,11 @@ def test_the_final_table_is_in_the_log(config_file, capsys):
     assert main(["train", str(config_file())]) == 0
     *_, table, time, report, following, more = capsys.readouterr().out.splitlines()
     run = Path(report.removeprefix("report ")).parent
-    assert following.startswith(f"next: atlas report {shlex.quote(str(run))} --open")
+    assert following.startswith(f"next: atlas report {as_typed(str(run))} --open")
     log = (run / "log.txt").read_text(encoding="utf-8")
     took = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["duration_s"]
     assert time == f"time: of local steps and evaluation; the whole run took {format_seconds(took)}"
-    assert more == f"more rounds: atlas train --resume {shlex.quote(str(run))} training.rounds=4"
+    assert more == f"more rounds: atlas train --resume {as_typed(str(run))} training.rounds=4"
     assert all(line.rstrip() in log for line in (table, time, report, following, more))
 
 

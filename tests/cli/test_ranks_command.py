@@ -2,13 +2,13 @@
 
 import json
 import re
-import shlex
 
 import pytest
 
 from atlas_cli.cli import main
 from atlas_cli.config.load import load_config
 from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
+from atlas_cli.printable import as_typed
 
 DEVICES = {
     "small": {"memory": "1 GiB", "uplink": "1 Mbit/s"},
@@ -103,7 +103,7 @@ def test_controls_spend_the_same(auto_config, capsys):
 def test_written_config_is_the_resolved_one(auto_config, tmp_path, capsys):
     path, new = auto_config(), tmp_path / "my ranks.yaml"
     out = shown(capsys, path, "seed=3", "--write", new)
-    assert f"next: atlas train {shlex.quote(str(new))}\n" in out
+    assert f"next: atlas train {as_typed(str(new))}\n" in out
     written = load_config(new).config
     assert written == plan_ranks(load_config(path, ["seed=3"]).config).config
     assert list(written.clients) == ["a-1", "a-2", "b", "c"]

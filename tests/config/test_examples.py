@@ -1,6 +1,5 @@
 """Example configs by name, and copies of them: what a user without a checkout starts from."""
 
-import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from atlas_cli.cli import main
 from atlas_cli.config import examples, load
 from atlas_cli.config.examples import config_file
 from atlas_cli.config.load import load_config
+from atlas_cli.printable import as_typed
 
 SHIPPED = examples.folder() / "quickstart.yaml"
 
@@ -62,7 +62,7 @@ def test_in_a_wheel_they_lie_in_the_package(here, monkeypatch):
 def test_a_copy_has_its_data_beside_it(name, here, capsys):
     assert main(["init", "--example", name, "--out", "sub/copy.yaml"]) == 0
     copy = here / "sub" / "copy.yaml"
-    assert f"next: atlas train {shlex.quote(str(Path('sub/copy.yaml')))}\n" in capsys.readouterr().out
+    assert f"next: atlas train {as_typed(str(Path('sub/copy.yaml')))}\n" in capsys.readouterr().out
     text = copy.read_text(encoding="utf-8")
     assert "#   atlas train sub/copy.yaml\n" in text and "configs/" not in text
     for group in load_config(copy).config.task_groups.values():

@@ -1,13 +1,13 @@
 """Records that are not what was written: found by whoever reads them, with the first line that differs."""
 
 import json
-import shlex
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atlas_cli.errors import ResourceError
+from atlas_cli.printable import as_typed
 from atlas_cli.runs.checkpoint import Checkpoint, save_checkpoint
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.record_files import RecordFiles
@@ -142,7 +142,7 @@ def test_half_a_line_of_a_run_that_was_killed_is_said_to_be_cut_off_when_it_goes
     assert f"{NAME}:14 is damaged: Invalid JSON: " in str(caught.value)
     assert str(caught.value).endswith(
         "; it is later than the last checkpoint, and if nobody writes there now, atlas train --resume "
-        f"{shlex.quote(str(files.run.path))} cuts it off"
+        f"{as_typed(str(files.run.path))} cuts it off"
     )
     files.cut()
     assert len(files.run.read_lines(NAME)) == 12

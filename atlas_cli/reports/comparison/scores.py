@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from atlas_cli.printable import as_typed
 from atlas_cli.reports.comparison.compared import ComparedRun
 from atlas_cli.reports.page.intervals import interval
 from atlas_cli.reports.summary import GroupSummary
@@ -96,7 +96,7 @@ def paired_tests(runs: Sequence[ComparedRun]) -> tuple[list[PairedTest], list[st
                     pairs.setdefault(test.metric, []).append(test)
         for found in pairs.values():
             tests += _adjusted(found)
-    commands = "; ".join(shlex.join(["atlas", "evaluate", run.path]) for run in runs if run.path in lacking)
+    commands = "; ".join(as_typed("atlas", "evaluate", run.path) for run in runs if run.path in lacking)
     return tests, [*notes, *([f"paired tests need what each test example gave: {commands}"] if commands else [])]
 
 

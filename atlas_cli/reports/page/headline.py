@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from atlas_cli.printable import as_typed
 from atlas_cli.reports.escaped import escape
 from atlas_cli.reports.page.elements import paragraph
 from atlas_cli.reports.page.intervals import interval, largest_class
@@ -64,7 +64,7 @@ def unfinished(records: RunRecords, written: str | None) -> str:
     text = f"{'Not finished' if status == 'running' else status.capitalize()} {how_far}{why}"
     of_round = records.manifest.get("adapters_of_round")
     kept = f"adapters/ is of round {of_round}" if of_round is not None else "there are no trained adapters"
-    go_on = f"atlas train --resume {shlex.quote(records.path)}"
+    go_on = f"atlas train --resume {as_typed(records.path)}"
     if records.done == rounds:
         kept = "adapters/ is of the last" if of_round == rounds else kept
         return _banner(f"{text}. All rounds are done; {kept}. To write what is left:", go_on)
@@ -77,7 +77,7 @@ def _going_on(records: RunRecords, how_far: str, written: str | None) -> str:
     text = (
         f"Going on {how_far}, as of {written}; if this time stays as it is, the run was killed. This page loads itself"
     )
-    command = f"atlas report {shlex.quote(records.path)} --output now.html"
+    command = f"atlas report {as_typed(records.path)} --output now.html"
     return _banner(f"{text} again. Figures by client come when the run ends, or at once:", command, "going-on")
 
 
