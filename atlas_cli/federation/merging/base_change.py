@@ -60,9 +60,12 @@ class BaseChange:
         if self._codec is not None and change and version:
             self.coded[version] = coded = self._codec.encode(change, version)
             change = factors_of(coded.decoded)
+        # as what is read from a store or a checkpoint lies: products with other strides may round otherwise
+        change = {path: Factors(*(t.contiguous() for t in factors)) for path, factors in change.items()}
         for path, factors in change.items():
             whole = stack_products([self.total[path], factors]) if path in self.total else factors
-            self.total[path] = truncate(whole, full_rank(whole)) if whole.rank > full_rank(whole) else whole
+            whole = truncate(whole, full_rank(whole)) if whole.rank > full_rank(whole) else whole
+            self.total[path] = Factors(*(t.contiguous() for t in whole))
         self.rows[version] = dict(change)
         while any(sum(n) > full_rank(self.total[path]) for path, n in self._ranks(self.rows).items()):
             del self.rows[min(self.rows)]
