@@ -151,11 +151,11 @@ def unsplit_pass(whole, family, task_name, split):
     return loss.item(), torch.autograd.grad(loss, split.trained)
 
 
-def assert_equal(split, loss, gradients):
+def assert_equal(split, loss, gradients, without_effect=()):
+    """``without_effect``: parameters on which the loss does not depend but for rounding."""
     assert split.loss == loss
-    assert len(split.gradients) == len(gradients)
-    for mine, theirs in zip(split.gradients, gradients, strict=True):
-        assert theirs.abs().max() > 0
+    for parameter, mine, theirs in zip(split.trained, split.gradients, gradients, strict=True):
+        assert theirs.abs().max() > 0 or any(parameter is one for one in without_effect)
         assert torch.equal(mine, theirs), f"differs by {(mine - theirs).abs().max():.3g}"
 
 
@@ -180,7 +180,9 @@ def test_every_family_at_every_cut(family, cut, lengths):
 )
 def test_every_task_type(family, task_name, cut, u_shaped):
     split = split_pass(shared(family), cut, task_name, PADDED, u_shaped=u_shaped)
-    assert_equal(split, *unsplit_pass(stock(family), family, task_name, split))
+    # a softmax over positions is the same with a number added to the scores of all of them
+    without_effect = [split.head.classifier.bias] if task_name == "question-answering" else []
+    assert_equal(split, *unsplit_pass(stock(family), family, task_name, split), without_effect)
 
 
 @pytest.mark.parametrize("lengths", [PADDED, FULL], ids=["padded", "full"])
