@@ -80,7 +80,7 @@ def test_a_profile_begins_when_the_models_of_the_one_before_are_gone(options, ma
 
     monkeypatch.setattr(where, "shares", one_step)  # the profiler takes long, and holds nothing
     where.profile(options)
-    assert len(made) == 10
+    assert len(made) == 12
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only of glibc is what it keeps asked back")

@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.slow import slow
-from support.tiny_models import CONFIGS, FAMILIES, tiny_model
+from support.tiny_models import CONFIGS, PACKED_FAMILIES, tiny_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -64,7 +63,7 @@ def nodes(output):
     return Counter(node.name() for node in found)
 
 
-@pytest.mark.parametrize("name", [each for each in FAMILIES if each != slow("falcon")[0]])  # whose layers are its own
+@pytest.mark.parametrize("name", PACKED_FAMILIES)
 def test_a_row_gives_the_same_numbers_and_gradients_as_plain_layers(name):
     base, plain = base_of(name), base_of(name)
     layers = prepack_blocks([base], 2**30)
