@@ -29,7 +29,12 @@ def syntax_error(error: yaml.MarkedYAMLError, text: str, source: str) -> ConfigE
     if mark is None:
         return ConfigError(f"not valid YAML: {_plain(error)}", where=source)
     if "'\\t'" in (error.problem or ""):
-        return ConfigError("a tab where YAML wants spaces; indent with spaces", where=f"{source}:{mark.line + 1}")
+        line = text.split("\n")[mark.line]
+        remedy = "indent with spaces"
+        if before := line[: mark.column].strip():
+            end = "; remove it" if not line[mark.column :].strip() else "; write a space"
+            remedy = f"it is in column {mark.column + 1}, after {before[-20:]!r}{end}"
+        return ConfigError(f"a tab where YAML wants spaces; {remedy}", where=f"{source}:{mark.line + 1}")
     line, message = _Mistake(error, text, mark).found()
     return ConfigError(f"not valid YAML: {message}", where=f"{source}:{line + 1}")
 

@@ -76,6 +76,8 @@ def test_scalars_have_the_type_that_they_show(text: str, value: object) -> None:
         ("a:\n  b: 1\n  c: 2\n  b: 3\n", "x.yaml:4: a.b: duplicate key; it is already on line 2"),
         ("a: {b: 1, b: 2}\n", "x.yaml:1: a.b: duplicate key; it is already on line 1"),
         ("a:\n\tb: 1\n", "x.yaml:2: a tab where YAML wants spaces; indent with spaces"),
+        ("a: b\t\n", "x.yaml:1: a tab where YAML wants spaces; it is in column 5, after 'a: b'; remove it"),
+        ("a:\tb\n", "x.yaml:1: a tab where YAML wants spaces; it is in column 3, after 'a:'; write a space"),
         (
             "a: 1\nb: \x07\n",
             "x.yaml:2: character U+0007 is not printable; remove it, or write it as an escape in quotes",
