@@ -29,10 +29,10 @@ def syntax_error(error: yaml.MarkedYAMLError, text: str, source: str) -> ConfigE
     if mark is None:
         return ConfigError(f"not valid YAML: {_plain(error)}", where=source)
     if "'\\t'" in (error.problem or ""):
-        line = text.split("\n")[mark.line]
+        written = text.split("\n")[mark.line]
         remedy = "indent with spaces"
-        if before := line[: mark.column].strip():
-            end = "; remove it" if not line[mark.column :].strip() else "; write a space"
+        if before := written[: mark.column].strip():
+            end = "; write a space" if written[mark.column :].strip() else "; remove it"
             remedy = f"it is in column {mark.column + 1}, after {before[-20:]!r}{end}"
         return ConfigError(f"a tab where YAML wants spaces; {remedy}", where=f"{source}:{mark.line + 1}")
     line, message = _Mistake(error, text, mark).found()
