@@ -49,9 +49,8 @@ class Entry:
         self.lose(other.lost)
 
 
-@dataclass(
-    slots=True, eq=False
-)  # equal is what is the same object, so that millions of clients can be told apart by it
+# equal is what is the same object, so that millions of clients can be told apart by it
+@dataclass(slots=True, eq=False)
 class Account:
     """A round's messages of one client, or of each of several clients of which all are the same.
 

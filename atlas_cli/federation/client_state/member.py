@@ -124,16 +124,8 @@ class Member:
         standing: what it may have in common with others.
     """
 
-    __slots__ = (
-        "_hashed",
-        "adapters",
-        "coding",
-        "head",
-        "served",
-        "standing",
-        "term",
-        "weight",
-    )  # there may be a million
+    # there may be a million
+    __slots__ = ("_hashed", "adapters", "coding", "head", "served", "standing", "term", "weight")
 
     adapters: AdapterSet
     head: nn.Module | None
@@ -155,10 +147,9 @@ class Member:
         self.weight, self.adapters, self.head, self.served = weight, adapters, head, served
         self.term, self.coding = term, coding
         self._hashed: _Hashed | None = None
-        nothing = (
-            None if adapters.ranks else sha256_tensors({})
-        )  # without adapters that is delivered, and what it holds
-        self.standing = Standing(task_group, None, compact, kind, version, nothing)
+        # without adapters nothing is delivered, and that is what it holds
+        delivered = None if adapters.ranks else sha256_tensors({})
+        self.standing = Standing(task_group, None, compact, kind, version, delivered)
 
     @classmethod
     def idle(cls, standing: Standing, weight: float, served: frozenset[str], coding: Coding | None) -> Self:
