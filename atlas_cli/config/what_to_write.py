@@ -92,11 +92,13 @@ def _meant(annotation: Any, value: object) -> Iterator[object]:
 
 
 def _numbers(text: str) -> Iterator[int | float]:
+    if len(text) > _SHOWN:
+        return
     if found := _GROUPED(text):
         yield int(text.replace(found[1], ""))
     elif _BASED(text):
         yield int(text, 0)
-    elif re.fullmatch(r"[-+]?[\d_]+", text):
+    elif re.fullmatch(r"[-+]?_*\d[\d_]*", text):
         yield int(text.replace("_", ""))
     if found := re.fullmatch(r"(\d{1,9}) ?[A-Za-z]+", text):
         yield int(found[1])

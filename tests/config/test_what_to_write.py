@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from atlas_cli.config.load import config_of_text, load_config
+from atlas_cli.config.what_to_write import instead
 from atlas_cli.errors import ConfigError
 
 TEXT = """\
@@ -181,3 +183,8 @@ def test_a_windows_path_in_double_quotes_is_no_path_with_a_carriage_return(tmp_p
         f"{path}:10: output.dir: 'C:\\runs' holds a control character, \\r; write a path with / or without double "
         "quotes"
     )
+
+
+@pytest.mark.parametrize("value", ["_", "+_", "__", "9" * 5000, "-" + "9" * 5000, "0x" + "f" * 5000])
+def test_what_is_no_number_in_any_way_gets_the_default_as_an_example(value):
+    assert instead(int, FieldInfo(annotation=int, default=10), value) == "; write e.g. 10"
