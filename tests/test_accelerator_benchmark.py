@@ -8,6 +8,11 @@ import pytest
 import torch
 from contestants import on_a_gpu
 from contestants.places import SIZES, Place
+from support.tape import Tape
+
+from atlas_cli.federation import build as building
+from atlas_cli.models.cuda_graphs import graphed_passes
+from atlas_cli.models.cuda_graphs.graphed_passes import GraphedPasses
 
 TINY = ("--size", "tiny", "--device", "cpu", "--seconds", "0.01")
 
@@ -33,7 +38,7 @@ def test_every_part_runs_on_a_cpu(run, monkeypatch):
     code, parts, said = run()
     assert code == 0, said.err
     skipped = {name for (_, name), part in parts.items() if part["status"] == "skipped"}
-    assert skipped <= {"atlas, engine.compile", "atlas, nf4", "atlas, int8"}
+    assert skipped <= {"atlas, engine.compile", "atlas, engine.cuda_graphs", "atlas, nf4", "atlas, int8"}
     assert parts["float32", "atlas, beside the CPU"]["note"] == "losses differ by 0.0e+00, adapters differ by 0.0e+00"
     for dtype in ("float32", "bfloat16"):
         product = parts[dtype, "one large matrix product"]["tflops"]
@@ -47,7 +52,20 @@ def test_every_part_runs_on_a_cpu(run, monkeypatch):
     part = parts["float32", "atlas"]
     assert part["tflops"] / part["tokens_per_second"] == pytest.approx(2 * (forward + back) / 1e12)
     table = [line for line in said.out.splitlines() if line.startswith("| tiny")]
-    assert len(table) == len(parts) == 20
+    assert len(table) == len(parts) == 22
+
+
+@pytest.mark.slow
+def test_passes_that_are_replayed(run, monkeypatch):
+    """On a tape instead of a GPU; that one of them could not be fails the part."""
+    monkeypatch.setattr(building, "graphed_passes", lambda _: GraphedPasses(Tape()))
+    code, parts, said = run("--only", "cuda_graphs")
+    assert code == 0, said.err
+    assert {part["status"] for part in parts.values()} == {"ok"}
+    assert all(part["note"].endswith(" graphs") and part["tokens_per_second"] > 0 for part in parts.values())
+    monkeypatch.setattr(graphed_passes, "MOST", 0)
+    code, _, said = run("--only", "cuda_graphs")
+    assert code == 1 and "not all was replayed: there are 0 graphs" in said.err
 
 
 def test_a_part_that_fails_says_why_and_the_others_run(run, monkeypatch):

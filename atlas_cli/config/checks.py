@@ -210,9 +210,16 @@ def _engine(config: ExperimentConfig) -> Iterator[Problem]:
     if config.engine.prefix_cache is not None and config.mode != "split-federated":
         problem = f"only clients of mode: split-federated have a prefix cache, not those of {config.mode}; remove it"
         yield Problem(("engine", "prefix_cache"), problem)
-    for key in ("prefix_cache", "offload", "pinned", "compile"):
+    for key in ("prefix_cache", "offload", "pinned", "compile", "cuda_graphs"):
         if config.engine.name == "ray" and getattr(config.engine, key):
             yield Problem(("engine", key), "is for clients in one process, and engine.name is ray; remove it")
+    against = {
+        "replays what is not compiled, and engine.compile is true; set one of them false": config.engine.compile,
+        "replays passes that clients share, and with engine.fuse: off they share none": config.engine.fuse == "off",
+    }
+    for problem, holds in against.items():
+        if config.engine.cuda_graphs and holds:
+            yield Problem(("engine", "cuda_graphs"), problem)
     if (address := config.engine.address) is not None and not _ADDRESS.fullmatch(address):
         yield Problem(("engine", "address"), f"must be auto or host:port, got {address!r}")
 

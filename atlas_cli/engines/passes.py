@@ -18,10 +18,13 @@ from atlas_cli.data.collate import Batch
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.halves.real_tokens import worth
 from atlas_cli.models.halves.split import blocks_of
+from atlas_cli.printable import listed
 from atlas_cli.seeding import numpy_generator
 
 PASS_TOKENS = 512  # torch's own product of 320 rows has 96 % of the rate of one of 1,024; a pass' graphs live together
 PASSES_A_PROCESS = 2  # at least, of several processes: while one is with the server, the other is computed
+SHOWN = 12  # clients that a sentence names
+GRAPHED_PLACES = 2048  # of a pass that is replayed on a GPU, with all texts as long as they may be
 FULL_WIDTH = 768  # hidden size from which that is so; of a narrower model, what is around the products counts for more
 
 
@@ -56,10 +59,14 @@ def passes(
         seen = {kind: i for i, kind in enumerate(dict.fromkeys(placed.values()))}
         order.sort(key=lambda client: seen[placed[client]])
     tokens = {client: batch.n_tokens for client, batch in batches.items()}
+    graphed = federation.graphs is not None
+    if graphed:  # whatever the lengths, the same clients share a pass in each step, and a graph serves it again
+        longest = federation.config.training.max_length
+        tokens = {client: len(batch.input_ids) * longest for client, batch in batches.items()}
     of_process: Counter[int] = Counter()
     for client in batches:
         of_process[place(client)] += tokens[client]
-    whole = pass_tokens(federation.base.hidden_size)
+    whole = GRAPHED_PLACES if graphed else pass_tokens(federation.base.hidden_size)
     for kind, neighbours in groupby(order, key=placed.__getitem__):
         same = list(neighbours)
         if kind is None:
@@ -75,7 +82,7 @@ def passes(
         for clients in filled:
             places = sum(batches[client].input_ids.numel() for client in clients)
             padded = worth(places, sum(tokens[client] for client in clients))
-            yield Pass(clients, shared=len(clients) > 1 or padded or beside)
+            yield Pass(clients, shared=len(clients) > 1 or padded or beside or graphed)
 
 
 def pass_tokens(hidden_size: int) -> int:
@@ -123,6 +130,26 @@ def even_passes(clients: Iterable[str], tokens: Mapping[str, int], most: int, at
 def server_shares(training: TrainingConfig) -> bool:
     """Whether the server, too, takes the clients of a pass together: with the labels, for an update of all of them."""
     return training.server_update == "pooled" and training.labels == "server"
+
+
+def without_graphs(federation: Federation) -> list[str]:
+    """Where ``engine.cuda_graphs`` replays nothing, one sentence a cause."""
+    config, plan = federation.config, federation.plan
+    if not config.engine.cuda_graphs:
+        return []
+    nothing = "engine.cuda_graphs does nothing"
+    if federation.graphs is None:
+        return [f"{nothing}: {federation.device.type} has no CUDA graphs"]
+    if plan.one_by_one is not None:
+        return [f"{nothing}: with {plan.one_by_one} each client is computed by itself"]
+    found = []
+    if apart := [client.name for client in plan.clients if client.checkpointing or client.learns != "backprop"]:
+        found.append(f"{nothing} for {listed(apart, SHOWN)}: checkpointing, and learns, keep a client by itself")
+    if not server_shares(config.training):
+        key = "server_update" if config.training.server_update != "pooled" else "labels"
+        value = getattr(config.training, key)
+        found.append(f"{nothing} at the server, which takes one client after another with training.{key}: {value}")
+    return found
 
 
 def _kind(federation: Federation, client: str) -> object:

@@ -94,7 +94,8 @@ class SharedSteps:
 
     def _pass_of(self, batches: Mapping[str, Batch]) -> ClientPass:
         """The pass of these clients; each worker has modules for it, made before anything is attached to any."""
-        together = ClientPass([self.federation.split_client(client) for client in batches])
+        clients = [self.federation.split_client(client) for client in batches]
+        together = ClientPass(clients, self.federation.graphs)
         for base in (together.base, self.federation.server.base):
             if id(base) not in self._bases:
                 self._bases[id(base)] = [base, *(with_own_modules(base) for _ in range(1, self.at_once))]

@@ -83,6 +83,8 @@ def engine_figures(federation: Federation, engine: Engine) -> dict[str, Any]:
     records: dict[str, Any] = {name: each.record() for name, each in kept.items() if each is not None}
     records["prepack"] = prepacked_record([federation.base, *federation.bases.values()])
     records["ray"] = engine.record()
+    if federation.graphs is not None and federation.server.graphs is not None:
+        records["cuda_graphs"] = {"clients": federation.graphs.record(), "server": federation.server.graphs.record()}
     return {name: each for name, each in records.items() if each is not None}
 
 

@@ -18,6 +18,7 @@ from atlas_cli.config.dump import dump_config
 from atlas_cli.config.load import LoadedConfig
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.engines.engine import Engine, engine_of
+from atlas_cli.engines.passes import without_graphs
 from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError
 from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit, slow_bfloat16
 from atlas_cli.experiment.early_end import leave_results, record_early_end, telling_the_log
@@ -239,7 +240,7 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
         progress.note(start.note(name))
     for note in (*clock_notes(config), *(unpredicted(config) if must_fit(config) else ())):
         progress.note(f"note: {note}")
-    for unused in without_prefix(config, plan):
+    for unused in (*without_prefix(config, plan), *without_graphs(federation)):
         progress.note(f"warning: {unused}")
     for warning in federation.protection.warnings():
         progress.note(f"warning: {warning}")

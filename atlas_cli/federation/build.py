@@ -29,6 +29,7 @@ from atlas_cli.federation.under_way import UnderWay
 from atlas_cli.federation.virtual_clock import VirtualClock
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.block_paths import layer_of
+from atlas_cli.models.cuda_graphs.graphed_passes import GraphedPasses, graphed_passes
 from atlas_cli.planning.devices.devices import traced_client
 from atlas_cli.planning.method import merge_optimizer_of, method_of
 from atlas_cli.planning.plan import Plan, make_plan
@@ -99,6 +100,7 @@ def assemble(loaded: LoadedExperiment) -> Federation:
         ),
         prefix_cache=cache,
         kept_texts=texts,
+        graphs=_graphs(loaded),
     )
 
 
@@ -111,7 +113,14 @@ def make_server(loaded: LoadedExperiment) -> SplitServer:
     tasks = loaded.training_tasks() if loaded.split else {}
     first_layers = {name: min(kind.cut for kind in plan.kinds_of(name)) for name in tasks}
     setting = Setting.of(config, loaded.device)
-    return SplitServer(loaded.base, plan.cut, tasks, setting, config.server.rank, first_layers)
+    server = SplitServer(loaded.base, plan.cut, tasks, setting, config.server.rank, first_layers)
+    server.graphs = _graphs(loaded)
+    return server
+
+
+def _graphs(loaded: LoadedExperiment) -> GraphedPasses | None:
+    """Those of one party, where the config asks for some and the device has them."""
+    return graphed_passes(loaded.device) if loaded.config.engine.cuda_graphs else None
 
 
 @without_collection()

@@ -27,6 +27,7 @@ from atlas_cli.federation.under_way import UnderWay
 from atlas_cli.federation.virtual_clock import VirtualClock
 from atlas_cli.models.adapters.lora import joined
 from atlas_cli.models.adapters.origin import ORIGIN
+from atlas_cli.models.cuda_graphs.graphed_passes import GraphedPasses
 from atlas_cli.planning.cohort import sample_cohort
 from atlas_cli.storage.tensor_store import TensorStore
 from atlas_cli.tasks.contract import BaseTask
@@ -101,6 +102,7 @@ class Federation(LoadedExperiment):
         prefix_cache: The cache of frozen blocks, if the config asks for it.
         kept_texts: Where codecs keep something of texts, if not in memory alone.
         untrained: The logits of round 0 that were read or kept, in a run that computed it.
+        graphs: What replays the passes of clients, if the config asks for it; those of the server are with it.
         recording: The messages that are kept for an audit, if the config asks for it.
         last_used: When each client was last used.
         fingerprints: For each client, the sum of its fingerprints so far.
@@ -117,6 +119,7 @@ class Federation(LoadedExperiment):
     prefix_cache: PrefixCache | None = None
     kept_texts: TensorStore | None = None
     untrained: UntrainedLogits | None = None
+    graphs: GraphedPasses | None = None
     recording: Recording | None = None
     last_used: LastUsed = field(default_factory=LastUsed)
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)

@@ -88,6 +88,8 @@ class Bench:
         yield BFLOAT16, "atlas, training.autocast", lambda: self.atlas(*autocast, rate=BFLOAT16)
         yield BFLOAT16, f"atlas, passes of {LONG_PASS:,} tokens", lambda: self.long_passes(BFLOAT16)
         yield BFLOAT16, "atlas, engine.pinned", lambda: self.atlas(BFLOAT16, "engine.pinned=true")
+        for dtype in (FLOAT32, BFLOAT16):
+            yield dtype, "atlas, engine.cuda_graphs", lambda d=dtype: self.replayed(d)
         for kind in ("nf4", "int8"):
             yield BFLOAT16, f"atlas, {kind}", lambda k=kind: self.quantised(BFLOAT16, k)
         yield BFLOAT16, "atlas, rows of the embedding", lambda: self.atlas(BFLOAT16, "clients.client.embedding=rows")
@@ -217,6 +219,20 @@ class Bench:
         if self.place.device.type != "cuda":
             raise SkippedError("on a GPU alone: on a CPU compiling takes a minute and gains little")
         return self.atlas(dtype, "engine.compile=true")
+
+    def replayed(self, dtype: str) -> dict[str, Any]:
+        """Atlas with passes that are replayed; it fails if any is not."""
+        before = self._before()
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            federation = build(self.experiment(dtype, "engine.cuda_graphs=true").config(Path(name)))
+            if federation.graphs is None:
+                raise SkippedError("on a GPU alone: elsewhere nothing is replayed")
+            with closing(atlas_steps(federation)) as steps:
+                found = self._measured(dtype, steps, before)
+        parties = [each for each in (federation.graphs, federation.server.graphs) if each is not None]
+        if bad := [each.why for each in parties if each.why is not None]:
+            raise AssertionError(f"not all was replayed: {bad[0]}")
+        return found | {"note": f"{sum(each.record()['graphs'] for each in parties)} graphs"}
 
     def _before(self) -> int:
         """Bytes on the device before somebody is made; the model is drawn there first."""

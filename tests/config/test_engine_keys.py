@@ -47,3 +47,18 @@ def test_off_by_default_and_only_for_clients_of_a_split(tmp_path):
     for mode in ("federated", "local-only", "centralized"):
         with pytest.raises(ConfigError, match=r"engine\.prefix_cache: only clients of mode: split-federated"):
             load(tmp_path, {"prefix_cache": "512 MiB"}, mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"compile": True}, "replays what is not compiled, and engine.compile is true; set one of them false"),
+        ({"fuse": "off"}, "replays passes that clients share, and with engine.fuse: off they share none"),
+        ({"name": "ray"}, "is for clients in one process, and engine.name is ray; remove it"),
+    ],
+)
+def test_cuda_graphs_beside_what_leaves_nothing_to_replay(tmp_path, other, says):
+    assert load(tmp_path, {"cuda_graphs": True}).engine.cuda_graphs
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, {"cuda_graphs": True, **other})
+    assert str(error.value).endswith(f"engine.cuda_graphs: {says}")

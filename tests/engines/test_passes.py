@@ -247,7 +247,8 @@ def test_every_client_is_in_one_pass_of_its_kind(clients, update, width):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grouping, "_kind", lambda _, client: kinds[client])
         base, server = SimpleNamespace(hidden_size=width), SimpleNamespace(real_tokens=True)
-        found = list(passes(SimpleNamespace(config=config, base=base, server=server), batches))
+        federation = SimpleNamespace(config=config, base=base, server=server, graphs=None)
+        found = list(passes(federation, batches))
     order = [client for each in found for client in each.clients]
     assert sorted(order, key=int) == list(batches)
     if update == "sequential":

@@ -24,6 +24,7 @@ EXACT = {
     "prefix cache": ({"engine": {"prefix_cache": MEMORY}}, {"clients": UPPER}),
     "pinned": ({"engine": {"prefix_cache": FILES, "pinned": True}}, {"clients": UPPER}),
     "compile": ({"engine": {"compile": True}}, {}),
+    "cuda graphs": ({"engine": {"cuda_graphs": True}}, {}),
     "rows of the embedding": ({"clients": {name: {"embedding": "rows"} for name in "abc"}}, {}),
 }
 ROUNDED = {  # and how far from a run without it, as a share of all that was trained
@@ -53,6 +54,9 @@ def trained(make_federation, train_quietly, tmp_path, monkeypatch):
         assert {tensor.device.type for tensor in state.values()} == {device}
         if (cache := federation.prefix_cache) is not None:
             assert cache.hits > 0 and (cache.disk_bytes > 0) == (merged["engine"]["prefix_cache"] == FILES)
+        if (graphs := federation.graphs) is not None:
+            for each in (graphs, federation.server.graphs):
+                assert each.replayed > 0 and each.computed == 0, each.record()
         federation.close()
         return torch.cat([tensor.cpu().flatten() for name, tensor in state.items() if name.endswith("lora_B")])
 

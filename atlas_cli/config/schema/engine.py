@@ -87,3 +87,8 @@ class EngineConfig(Section):
         description="Compile the parts of blocks that no adapter touches with `torch.compile`. It takes a minute or "
         "more before the first step, and results differ by rounding.",
     )
+    cuda_graphs: bool = Field(
+        False,
+        description="On CUDA, replay the passes that clients share as CUDA graphs, with texts padded to a multiple of "
+        "32 tokens. Results differ by rounding. Elsewhere nothing changes.",
+    )

@@ -14,9 +14,10 @@ from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.federation.parties.party import as_inputs
 from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
+from atlas_cli.models.adapters.per_client_rows import Segment
+from atlas_cli.models.cuda_graphs.graphed_passes import GraphedPasses, PassRows
 from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
+from atlas_cli.models.halves.real_tokens import Packing, positions_of
 from atlas_cli.wire.messages import Activations, Gradients
 
 
@@ -26,13 +27,14 @@ class ClientPass:
     Args:
         clients: in the order of the row; none with dropout or activation checkpointing. Where some hold rows of the
             token embedding and others its table, all tokens take theirs, which are the same, from the table.
+        graphs: replay it where they can.
 
     Attributes:
         base: with whose modules it is computed; that of the clients unless another is set.
     """
 
-    def __init__(self, clients: Sequence[SplitClient]) -> None:
-        self.clients = list(clients)
+    def __init__(self, clients: Sequence[SplitClient], graphs: GraphedPasses | None = None) -> None:
+        self.clients, self._graphs = list(clients), graphs
         self._any = next((client for client in clients if client.base.embedding == "table"), self.clients[0])
         self.base: FrozenBase = self._any.base
         self._packings: list[Packing] = []
@@ -65,8 +67,8 @@ class ClientPass:
         }
         lengths = [length for packing in self._packings for length in packing.lengths]
         segments = [Segment(c.adapters, p.tokens) for c, p in zip(self.clients, self._packings, strict=True)]
-        with attached_segments(self.base.model, segments):
-            self._rows_ND = run_packed(half, lengths, torch.cat(positions), **rows)
+        row = PassRows(self.base, half, segments, lengths, torch.cat(positions), rows)
+        self._rows_ND = row.compute() if self._graphs is None else self._graphs.run(row)
         sent = self._rows_ND.detach().split([packing.tokens for packing in self._packings])
         stays = first.training.labels == "client"
         return [

@@ -8,13 +8,14 @@ from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atlas_cli.federation.parties.trainables import GradientSums, Trainables
 from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
+from atlas_cli.models.cuda_graphs.graphed_passes import GraphedPasses, PassRows
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.last_block import run_last_block
-from atlas_cli.models.halves.real_tokens import Packing, run_packed
+from atlas_cli.models.halves.real_tokens import Packing
 from atlas_cli.tasks.contract import IGNORE, BaseTask
 
 
@@ -46,13 +47,15 @@ class PassResult(NamedTuple):
     gathered: Sequence[GradientSums]
 
 
-def serve(base: FrozenBase, cut: int, clients: Sequence[ClientRequest]) -> PassResult:
-    """Forward, losses and backward for clients of one cut and dtype."""
+def serve(
+    base: FrozenBase, cut: int, clients: Sequence[ClientRequest], graphs: GraphedPasses | None = None
+) -> PassResult:
+    """Forward, losses and backward for clients of one cut and dtype; ``graphs`` replay the blocks where they can."""
     packings = [Packing.of(client.mask) for client in clients]
     sizes = [packing.tokens for packing in packings]
     received_ND = torch.cat([p.pack(c.received) for p, c in zip(packings, clients, strict=True)]).requires_grad_()
     reads = [_reads(client, packing) for client, packing in zip(clients, packings, strict=True)]
-    hidden_SD = _hidden(base, cut, clients, packings, reads, received_ND.to(base.dtype))
+    hidden_SD = _hidden(base, cut, clients, packings, reads, received_ND.to(base.dtype), graphs)
     parts = hidden_SD.split([len(read) for read in reads])
     losses, counts = zip(*(_loss(*each) for each in zip(clients, packings, parts, strict=True)), strict=True)
     trained = list({id(client.trained): client.trained for client in clients}.values())
@@ -86,6 +89,7 @@ def _hidden(
     packings: Sequence[Packing],
     reads: Sequence[Tensor],
     rows_ND: Tensor,
+    graphs: GraphedPasses | None,
 ) -> Tensor:
     """(S, D): the last hidden states of the tokens that are read."""
     lengths = [length for packing in packings for length in packing.lengths]
@@ -93,22 +97,25 @@ def _hidden(
     starts = accumulate((packing.tokens for packing in packings), initial=0)
     read = torch.cat([start + places for start, places in zip(starts, reads, strict=False)])
 
-    def attached(only_read: bool) -> AbstractContextManager[None]:
+    def segments(only_read: bool) -> list[Segment]:
         sizes = [len(places) if only_read else packing.tokens for places, packing in zip(reads, packings, strict=True)]
         runs = groupby(zip(clients, sizes, strict=True), key=lambda pair: id(pair[0].trained))
         neighbours = [list(run) for _, run in runs]
-        segments = [Segment(run[0][0].trained.adapters, sum(size for _, size in run)) for run in neighbours]
-        return attached_segments(base.model, segments)
+        return [Segment(run[0][0].trained.adapters, sum(size for _, size in run)) for run in neighbours]
+
+    def attached(only_read: bool) -> AbstractContextManager[None]:
+        return attached_segments(base.model, segments(only_read))
+
+    def through(half: nn.Module) -> PassRows:
+        return PassRows(base, half, segments(False), lengths, positions, {"inputs_embeds": rows_ND})
 
     last = base.n_layers - 1
+    if graphs is not None:  # whose shapes would otherwise depend on what is read
+        return graphs.run(through(base.server_half(cut))).index_select(0, read)
     if cut > last or 2 * len(read) > len(rows_ND):
-        with attached(False):
-            half = base.server_half(cut)
-            return run_packed(half, lengths, positions, inputs_embeds=rows_ND).index_select(0, read)
-    if cut < last:
-        with attached(False):
-            rows_ND = run_packed(base.between(cut, last), lengths, positions, inputs_embeds=rows_ND)
-    return run_last_block(base.server_half(last), lengths, positions, read, rows_ND, attached)
+        return through(base.server_half(cut)).compute().index_select(0, read)
+    below = through(base.between(cut, last)).compute() if cut < last else rows_ND
+    return run_last_block(base.server_half(last), lengths, positions, read, below, attached)
 
 
 def _loss(client: ClientRequest, packing: Packing, hidden_SD: Tensor) -> tuple[Tensor, int]:

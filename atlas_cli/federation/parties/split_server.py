@@ -28,6 +28,7 @@ from atlas_cli.federation.parties.shared_server_pass import ClientRequest, serve
 from atlas_cli.federation.parties.trainables import GradientSums, StepLoss, Trainables, build_head, build_trainables
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.block_paths import layer_of
+from atlas_cli.models.cuda_graphs.graphed_passes import GraphedPasses
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.real_tokens import run_real_tokens
 from atlas_cli.models.halves.split import run_half
@@ -52,6 +53,7 @@ class SplitServer:
         usage: its measured memory; None where it is not measured.
         real_tokens: compute nothing for padding, and serve clients that share a pass.
         kept: the texts of frozen clients whose activations it has.
+        graphs: replay shared passes; None where they are computed.
 
     Raises:
         ConfigError: a rank that a layer cannot have.
@@ -70,6 +72,7 @@ class SplitServer:
         self.lora, self.training, self.seed, self.device = setting.lora, setting.training, setting.seed, setting.device
         self.usage: Usage | None = None
         self.real_tokens = False
+        self.graphs: GraphedPasses | None = None
         self.kept = KeptRows()
         self.heads = {name: build_head(base, task, self.seed, name, self.device) for name, task in tasks.items()}
         first = first_layers or {}
@@ -144,7 +147,7 @@ class SplitServer:
         """The same computed with the modules of ``base``, and the gradients to ``accept``; none are held meanwhile."""
         served = [self._request(message) for message in messages]
         whens = [self._when(message.client) for message in messages]
-        found = serve(base, self._cuts.get(messages[0].client, self.cut), served)
+        found = serve(base, self._cuts.get(messages[0].client, self.cut), served, self.graphs)
         for when, loss, gradient in zip(whens, found.losses, found.at_cut, strict=True):
             require_finite(loss, f"loss of {when}")
             require_finite(gradient, f"gradient for {when}")

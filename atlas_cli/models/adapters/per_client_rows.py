@@ -6,8 +6,8 @@ matrix products of that client's rows alone, so they do not depend on who else i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -29,9 +29,8 @@ class Segment(NamedTuple):
     rows: int
 
 
-@contextmanager
-def attached_segments(base: nn.Module, segments: Sequence[Segment]) -> Iterator[None]:
-    """Inside the block, layers of ``base`` add the output of each segment's adapter to its rows of (1, N, d_in).
+def parts_of(segments: Sequence[Segment]) -> dict[str, list[Part]]:
+    """By the path of a layer, the adapters that act on rows of its input (1, N, d_in).
 
     Segments may differ in adapted layers and ranks; dropout on the adapters' input is not supported.
     """
@@ -43,9 +42,15 @@ def attached_segments(base: nn.Module, segments: Sequence[Segment]) -> Iterator[
         for path, adapter in adapters.adapters.items():
             assert not (adapter.dropout and adapter.training), "draws of dropout are made for a padded batch"
             found.setdefault(path, []).append((Span(last - rows, last, adapter.scaling), adapter))
+    return found
+
+
+@contextmanager
+def attached_parts(base: nn.Module, by_path: Mapping[str, Sequence[Part]]) -> Iterator[None]:
+    """Inside the block, layers of ``base`` add the output of each adapter to the rows that it acts on."""
     with ExitStack() as stack:
         stack.enter_context(mark_norms(base))
-        for path, parts in found.items():
+        for path, parts in by_path.items():
             layer = base.get_submodule(path)
             if isinstance(layer, Prepacked):
                 vars(layer)["forward"] = partial(_adapted, parts, layer)
@@ -65,6 +70,11 @@ def _adapted(parts: Sequence[Part], layer: Prepacked, x: Tensor) -> Tensor:
     if layer.takes(x) and factors[0].dtype == x.dtype:
         return adapted_product(layer, x, spans, factors)
     return add_low_rank(type(layer).forward(layer, x), x, spans, factors)
+
+
+def attached_segments(base: nn.Module, segments: Sequence[Segment]) -> AbstractContextManager[None]:
+    """Inside the block, layers of ``base`` add the output of each segment's adapter to its rows of (1, N, d_in)."""
+    return attached_parts(base, parts_of(segments))
 
 
 def _spans(parts: Sequence[Part]) -> tuple[list[Span], list[Tensor]]:

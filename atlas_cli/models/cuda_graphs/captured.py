@@ -1,0 +1,143 @@
+"""A function of tensors whose forward and backward are replayed: a CUDA graph of each.
+
+``torch.cuda.make_graphed_callables`` does the same with a copy for each input and without a copy of the gradients,
+which the next replay would then overwrite in parameters that wait for their step. Here a pass with hundreds of adapters
+fills its inputs in one call for each dtype, and the gradients that it gives are the caller's own.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from atlas_cli.models.cuda_graphs.recorder import Recorder
+
+Compute = Callable[[Sequence[Tensor]], Tensor]
+
+
+class _Use:
+    """A forward whose backward may come; it is gone with the graph of autograd that it is in."""
+
+
+class Lane:
+    """What computations that share memory are replayed in: one at a time, from its forward to its backward."""
+
+    def __init__(self) -> None:
+        self._use: Callable[[], _Use | None] = lambda: None
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a forward whose backward may come."""
+        return self._use() is not None
+
+    def begin(self) -> _Use:
+        """Begin the one use of the lane."""
+        use = _Use()
+        self._use = weakref.ref(use)
+        return use
+
+    def has(self, use: _Use | None) -> bool:
+        """Whether this is the use that began last."""
+        return use is not None and self._use() is use
+
+
+class Captured:
+    """``compute`` as it was recorded for inputs of these shapes.
+
+    Args:
+        compute: gives one tensor that needs a gradient. Of its inputs it may use the values on the device alone.
+        like: inputs, of whose values none is looked at: it is recorded for zeros, so that what a recording took from
+            values, and a replay therefore does not see change, is wrong for others.
+
+    Raises:
+        RuntimeError: it cannot be recorded.
+    """
+
+    def __init__(self, compute: Compute, like: Sequence[Tensor], recorder: Recorder, lane: Lane) -> None:
+        self._compute, self._lane = compute, lane
+        self._inputs = [torch.zeros_like(t).requires_grad_(t.requires_grad) for t in like]
+        self._wanted = [t for t in self._inputs if t.requires_grad]
+        # tensors of one dtype are filled in one call
+        self._by_dtype = [
+            [i for i, t in enumerate(self._inputs) if t.dtype == dtype] for dtype in {t.dtype for t in self._inputs}
+        ]
+        self._live: Tensor | None = None
+        recorder.warm_up(self._once)
+        (self._output,), self._replay_forward = recorder.record(self._forward)
+        self._at_output = torch.zeros_like(self._output)
+        self._gradients, self._replay_backward = recorder.record(self._backward)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """What ``compute`` gives for ``inputs``: a tensor that the next call overwrites."""
+        found: Tensor = _Replay.apply(self, *inputs)
+        return found
+
+    def replay_forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, _Use]:
+        """The output for these inputs, without a graph of autograd, and the use that its backward belongs to."""
+        for places in self._by_dtype:
+            torch._foreach_copy_([self._inputs[i].detach() for i in places], [inputs[i].detach() for i in places])
+        self._replay_forward()
+        return self._output.detach(), self._lane.begin()
+
+    def replay_backward(self, gradient: Tensor, use: _Use | None) -> list[Tensor | None]:
+        """The gradients at the inputs, None where there is none to compute.
+
+        Raises:
+            RuntimeError: another forward has overwritten what the backward needs.
+        """
+        if not self._lane.has(use):
+            raise RuntimeError("the forward that this backward belongs to was overwritten by another")
+        self._at_output.copy_(gradient)
+        self._replay_backward()
+        own = iter(torch._foreach_mul(self._gradients, 1))  # copies, in one call
+        return [next(own) if t.requires_grad else None for t in self._inputs]
+
+    def _once(self) -> None:
+        output = self._compute(self._inputs)
+        torch.autograd.grad(output, self._wanted, torch.zeros_like(output))
+
+    def _forward(self) -> list[Tensor]:
+        self._live = self._compute(self._inputs)
+        return [self._live.detach()]
+
+    def _backward(self) -> list[Tensor]:
+        assert self._live is not None, "a forward comes first"
+        output, self._live = self._live, None
+        return list(torch.autograd.grad(output, self._wanted, self._at_output))
+
+
+def departure(captured: Captured, compute: Compute, inputs: Sequence[Tensor]) -> float:
+    """How far a replay is from the computation itself, output and gradients: the largest difference of two tensors as a
+    share of the norm of what was computed; infinite for what is not finite."""
+    found, expected = _with_gradients(captured, inputs), _with_gradients(compute, inputs)
+    norms = torch.stack([torch.stack([(a - b).norm(), b.norm()]) for a, b in zip(found, expected, strict=True)])
+    shares = norms[:, 0].double() / norms[:, 1].double().clamp_min(torch.finfo(torch.float32).tiny)
+    return float(torch.nan_to_num(shares, nan=torch.inf).max())
+
+
+def _with_gradients(compute: Compute, inputs: Sequence[Tensor]) -> list[Tensor]:
+    leaves = [t.detach().clone().requires_grad_(t.requires_grad) for t in inputs]
+    wanted = [t for t in leaves if t.requires_grad]
+    output = compute(leaves)
+    gradient = torch.linspace(-1, 1, output.numel(), device=output.device, dtype=output.dtype).view_as(output)
+    found = torch.autograd.grad(output, wanted, gradient)
+    return [t.detach().float().clone() for t in (output, *found)]
+
+
+class _Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, captured: Captured, *inputs: Tensor) -> Tensor:
+        ctx.captured = captured
+        output, ctx.use = captured.replay_forward(inputs)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        use, ctx.use = ctx.use, None
+        return None, *ctx.captured.replay_backward(gradient, use)

@@ -1,0 +1,66 @@
+"""Recording of the kernels that a computation starts on a GPU, so that they can be started again at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+_WARM_UPS = 3  # before a recording, as torch.cuda.make_graphed_callables does: libraries choose their kernels then
+
+
+class Recording(NamedTuple):
+    """A computation that was recorded.
+
+    Attributes:
+        outputs: the tensors that it gave, which every replay writes to anew.
+        replay: computes it again, on what its inputs hold by then.
+    """
+
+    outputs: list[Tensor]
+    replay: Callable[[], None]
+
+
+class Recorder(Protocol):
+    """What records computations of which one is replayed at a time."""
+
+    def warm_up(self, compute: Callable[[], object]) -> None:
+        """Compute what will be recorded, for what happens the first time alone."""
+
+    def record(self, compute: Callable[[], list[Tensor]]) -> Recording:
+        """Record a computation. Its inputs, and what it gives, keep their place in memory.
+
+        Raises:
+            RuntimeError: it needs a value on the CPU, or memory that there is not.
+        """
+
+
+class CudaGraphs:
+    """CUDA graphs that share their memory: of two that are recorded one after another neither needs what the other has
+    left there, so that they must not take turns within a pass.
+
+    Args:
+        device: a CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def warm_up(self, compute: Callable[[], object]) -> None:
+        """As ``Recorder`` says, on a stream of its own: one that computed cannot always be recorded."""
+        here, beside = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside):
+            for _ in range(_WARM_UPS):
+                compute()
+        here.wait_stream(beside)
+
+    def record(self, compute: Callable[[], list[Tensor]]) -> Recording:
+        """As ``Recorder`` says."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool):
+            outputs = compute()
+        return Recording(outputs, graph.replay)

@@ -1,0 +1,203 @@
+"""What a replay gives is what is computed, and what cannot be replayed, or is not the same, is computed."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tape import Tape
+from support.tiny_models import CONFIGS, PACKED_FAMILIES, tiny_model
+from torch import nn
+
+from atlas_cli.models.adapters.lora import build_adapters
+from atlas_cli.models.adapters.per_client_rows import Segment
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
+from atlas_cli.models.cuda_graphs import graphed_passes
+from atlas_cli.models.cuda_graphs.captured import Captured, Lane
+from atlas_cli.models.cuda_graphs.graphed_passes import STEP, GraphedPasses, PassRows
+from atlas_cli.models.cuda_graphs.recorder import Recording
+from atlas_cli.models.families import family_of
+from atlas_cli.models.frozen.load import as_base
+from atlas_cli.testing.families import experts_one_by_one
+
+
+def base_of(name):
+    whole = tiny_model(name).double()
+    experts_one_by_one(whole)
+    return as_base(whole, family_of(CONFIGS[name]().model_type), name, "random")
+
+
+def adapters(base, rank, blocks, seed):
+    names = adapted_names(base.model, base.family, "auto")
+    ranks = place_ranks(base.model, base.family, {block: rank for block in blocks}, blocks, names, "rank")
+    found = build_adapters(base.model, ranks, alpha=16, seed=seed)
+    for adapter in found.adapters.values():
+        nn.init.normal_(adapter.double().lora_B, std=0.1, generator=torch.Generator().manual_seed(seed))
+    return found
+
+
+def row(base, sets, lengths, seed, half=None):
+    """A pass of the whole model, or of a half; ``lengths``: those of the sequences of each set of adapters."""
+    flat = [length for each in lengths for length in each]
+    hidden = torch.randn(sum(flat), base.hidden_size, generator=torch.Generator().manual_seed(seed)).double()
+    positions = torch.cat([torch.arange(length) for length in flat])
+    segments = [Segment(found, sum(each)) for found, each in zip(sets, lengths, strict=True)]
+    given = {"inputs_embeds": hidden.requires_grad_()}
+    return PassRows(base, half or base.server_half(0), segments, flat, positions, given)
+
+
+def outputs_and_gradients(compute, rows):
+    found = compute(rows)
+    wanted = [rows.rows["inputs_embeds"], *(p for each in rows.segments for p in each.adapters.trained())]
+    weights = torch.linspace(-1, 1, found.numel(), dtype=found.dtype).view_as(found)
+    return [found, *torch.autograd.grad((found * weights).sum(), wanted)]
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
+def test_a_replay_is_what_is_computed(family):
+    """Of a row that was not there when its graph was captured: other texts, lengths and values of adapters."""
+    base, graphs = base_of(family), GraphedPasses(Tape())
+    last = base.n_layers - 1
+    for seed, lengths in enumerate([[(7, 3), (5, 1, 2)], [(1, 20), (9, 32, 4)], [(2, 2), (2, 2, 2)]]):
+        sets = [adapters(base, 2, range(base.n_layers), seed), adapters(base, 3, [last], 10 + seed)]
+        rows = row(base, sets, lengths, seed)
+        assert_same(outputs_and_gradients(graphs.run, rows), outputs_and_gradients(PassRows.compute, rows))
+    if family in ("mixtral", "qwen3_moe"):  # which expert a token has is looked up on the CPU
+        assert graphs.replayed == 0 and graphs.why.startswith("it cannot be captured: aten._local_scalar_dense")
+    else:
+        assert graphs.record() == {"graphs": 1, "replayed": 3, "computed": 0}
+
+
+LENGTHS = st.lists(st.lists(st.integers(1, 70), min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["mistral", "gpt2"])
+@settings(max_examples=25, deadline=None)
+@given(passes=st.lists(LENGTHS, min_size=1, max_size=3), rank=st.integers(1, 4))
+def test_whatever_the_lengths(family, passes, rank):
+    """Longer than a sliding window, of several steps of padding, and with a block that nobody adapts."""
+    base, graphs = base_of(family), GraphedPasses(Tape())
+    for seed, lengths in enumerate(passes):
+        sets = [adapters(base, rank + i, range(i % 2, base.n_layers), seed + i) for i, _ in enumerate(lengths)]
+        rows = row(base, sets, lengths, seed)
+        assert_same(outputs_and_gradients(graphs.run, rows), outputs_and_gradients(PassRows.compute, rows))
+    longest = {(-(-max(map(max, each)) // STEP), tuple(map(len, each))) for each in passes}
+    assert graphs.record() == {"graphs": len(longest), "replayed": len(passes), "computed": 0}
+
+
+@pytest.fixture
+def bert():
+    base = base_of("bert")
+    return base, [adapters(base, 2, range(base.n_layers), 1)]
+
+
+def test_a_pass_beside_one_that_is_under_way_is_computed(bert):
+    """Its forward would overwrite what the backward of the other needs."""
+    graphs, first, second = GraphedPasses(Tape()), row(*bert, [(7, 3)], 1), row(*bert, [(4, 5)], 2)
+    for _ in range(2):  # the first time a graph is captured, the second time it is there
+        one, other = graphs.run(first), graphs.run(second)
+        for rows, found in ((second, other), (first, one)):
+            expected = outputs_and_gradients(PassRows.compute, rows)
+            assert_same(outputs_and_gradients(lambda _, found=found: found, rows), expected)
+    assert graphs.record() == {"graphs": 1, "replayed": 2, "computed": 2, "why": "another pass was under way"}
+
+
+def test_a_pass_that_was_given_up_keeps_no_other_waiting(bert):
+    graphs, rows = GraphedPasses(Tape()), row(*bert, [(7, 3)], 1)
+    graphs.run(rows)  # its backward never comes
+    graphs.run(rows)
+    assert graphs.record() == {"graphs": 1, "replayed": 2, "computed": 0}
+
+
+def test_a_backward_whose_forward_was_overwritten_is_an_error():
+    weight = torch.ones(3, requires_grad=True)
+    square = Captured(lambda inputs: inputs[0] ** 2, [weight], Tape(), Lane())
+    first, _second = square([weight]), square([2 * weight])
+    with pytest.raises(RuntimeError, match="overwritten by another"):
+        first.sum().backward()
+
+
+def test_gradients_that_wait_for_their_step_stay_what_they_are():
+    one, two = torch.ones(3, requires_grad=True), torch.full((3,), 5.0, requires_grad=True)
+    square = Captured(lambda inputs: inputs[0] ** 2, [one], Tape(), Lane())
+    for leaf in (one, two):
+        square([leaf]).sum().backward()
+    assert one.grad.tolist() == [2.0] * 3 and two.grad.tolist() == [10.0] * 3
+
+
+class Deaf(Tape):
+    """A recorder whose replays leave everything as it was captured."""
+
+    def record(self, compute):
+        return Recording(super().record(compute).outputs, lambda: None)
+
+
+class Full(Tape):
+    """A recorder without memory for a graph."""
+
+    def record(self, compute):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand what torch advises")
+
+
+@pytest.mark.parametrize(
+    ("recorder", "why"),
+    [
+        (Deaf(), "a replay was 1.0e+00 from what is computed"),
+        (Full(), "it cannot be captured: CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_what_is_wrong_or_cannot_be_captured_is_computed_and_said(bert, recorder, why, capsys):
+    graphs, rows = GraphedPasses(recorder), row(*bert, [(7, 3)], 1)
+    for _ in range(2):
+        assert_same(outputs_and_gradients(graphs.run, rows), outputs_and_gradients(PassRows.compute, rows))
+    assert graphs.record() == {"graphs": 0, "replayed": 0, "computed": 2, "why": why}
+    assert capsys.readouterr().err == f"warning: engine.cuda_graphs: passes are computed from here on: {why}\n"
+
+
+def test_a_value_that_is_needed_on_the_cpu_cannot_be_captured(bert, monkeypatch):
+    base, sets = bert
+    block = base.model.encoder.layer[1]
+    forward = block.forward
+    monkeypatch.setattr(block, "forward", lambda x, *args, **named: forward(x * float(x.sum() < 9e9), *args, **named))
+    graphs, rows = GraphedPasses(Tape()), row(base, sets, [(7, 3)], 1)
+    assert_same(outputs_and_gradients(graphs.run, rows), outputs_and_gradients(PassRows.compute, rows))
+    assert "not permitted" in graphs.why and graphs.replayed == 0
+
+
+def test_what_python_looked_up_when_it_was_captured_is_noticed(bert, monkeypatch):
+    """A count of calls, here, which a replay has as it was."""
+    base, sets = bert
+    block, calls = base.model.encoder.layer[1], []
+    forward = block.forward
+    monkeypatch.setattr(
+        block, "forward", lambda x, *args, **named: forward(x * (calls.append(x) or len(calls)), *args, **named)
+    )
+    graphs = GraphedPasses(Tape())
+    graphs.run(row(base, sets, [(7, 3)], 1))
+    assert graphs.why.startswith("a replay was ") and graphs.replayed == 0
+
+
+def test_no_more_graphs_than_there_may_be(bert, monkeypatch):
+    monkeypatch.setattr(graphed_passes, "MOST", 1)
+    graphs = GraphedPasses(Tape())
+    for lengths in ([(7, 3)], [(7, 3, 2)], [(1, 2)]):
+        rows = row(*bert, lengths, 1)
+        assert_same(outputs_and_gradients(graphs.run, rows), outputs_and_gradients(PassRows.compute, rows))
+    why = "there are 1 graphs, and it was of no shape among them"
+    assert graphs.record() == {"graphs": 1, "replayed": 2, "computed": 1, "why": why}
+
+
+def test_nothing_is_replayed_where_no_gradient_is_asked_for(bert):
+    graphs, rows = GraphedPasses(Tape()), row(*bert, [(7, 3)], 1)
+    with torch.no_grad():
+        torch.testing.assert_close(graphs.run(rows), rows.compute())
+    assert graphs.record() == {"graphs": 0, "replayed": 0, "computed": 1}
+
+
+def test_a_cpu_has_no_cuda_graphs():
+    assert graphed_passes.graphed_passes(torch.device("cpu")) is None
