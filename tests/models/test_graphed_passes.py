@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.far_device import far_device
+from support.slow import slow
 from support.tape import Tape
 from support.tiny_models import CONFIGS, PACKED_FAMILIES, tiny_model
 from torch import nn
@@ -70,6 +72,28 @@ def test_a_replay_is_what_is_computed(family):
         assert graphs.replayed == 0 and graphs.why.startswith("it cannot be captured: aten._local_scalar_dense")
     else:
         assert graphs.record() == {"graphs": 1, "replayed": 3, "computed": 0}
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", *slow("mistral", "bert", "roberta", "distilbert", "opt", "gpt_neox", "gemma3_text")]
+)
+@pytest.mark.filterwarnings("ignore")  # of torch, that a device of the tests has no optimised kernels
+def test_nothing_is_copied_to_the_device_while_it_is_captured(family):
+    """Of the client's half and of the server's: on a device that is not the CPU, whose tape refuses such copies."""
+    with far_device() as device:
+        base = as_base(tiny_model(family).to(device), family_of(CONFIGS[family]().model_type), family, "random")
+        found = adapters(base, 2, range(base.n_layers), 1)
+        for adapter in found.adapters.values():
+            adapter.float().to(device)
+        positions = torch.cat([torch.arange(7), torch.arange(3)]).to(device)
+        hidden = torch.randn(10, base.hidden_size).to(device).requires_grad_()
+        segments, lengths = [Segment(found, 10)], [7, 3]
+        lower = PassRows(base, base.client_half(2), segments, lengths, positions, {"input_ids": positions + 5})
+        upper = PassRows(base, base.server_half(2), segments, lengths, positions, {"inputs_embeds": hidden})
+        for rows in (lower, upper):
+            graphs = GraphedPasses(Tape())
+            torch.testing.assert_close(graphs.run(rows).cpu(), rows.compute().cpu(), rtol=1e-5, atol=1e-5)
+            assert graphs.record() == {"graphs": 1, "replayed": 1, "computed": 0}
 
 
 LENGTHS = st.lists(st.lists(st.integers(1, 70), min_size=1, max_size=3), min_size=1, max_size=3)

@@ -27,6 +27,10 @@ class _Listening(TorchDispatchMode):
         if operator._schema.name.replace("::", ".") in FORBIDDEN:
             raise RuntimeError(f"{operator} is not permitted while a stream is capturing\nand more lines")
         found = operator(*args, **(kwargs or {}))
+        # a number of the CPU (a tensor without dimensions) is passed to a kernel by value
+        places = {leaf.device for leaf in tree_leaves((args, kwargs, found)) if _held(leaf) and leaf.dim()}
+        if len(places) > 1:
+            raise RuntimeError(f"{operator} between {places} is not permitted while a stream is capturing")
         self.calls.append((operator, args, kwargs or {}, found))
         return found
 

@@ -115,8 +115,8 @@ def departure(captured: Captured, compute: Compute, inputs: Sequence[Tensor]) ->
     """How far a replay is from the computation itself, output and gradients: the largest difference of two tensors as a
     share of the norm of what was computed; infinite for what is not finite."""
     found, expected = _with_gradients(captured, inputs), _with_gradients(compute, inputs)
-    norms = torch.stack([torch.stack([(a - b).norm(), b.norm()]) for a, b in zip(found, expected, strict=True)])
-    shares = norms[:, 0].double() / norms[:, 1].double().clamp_min(torch.finfo(torch.float32).tiny)
+    norms = torch.stack([torch.stack([(a - b).norm(), b.norm()]) for a, b in zip(found, expected, strict=True)]).cpu()
+    shares = norms[:, 0] / norms[:, 1].clamp_min(torch.finfo(norms.dtype).tiny)
     return float(torch.nan_to_num(shares, nan=torch.inf).max())
 
 

@@ -46,21 +46,26 @@ class CudaGraphs:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
+        self._device, self._beside = device, torch.cuda.Stream(device)
+        with torch.cuda.device(device):
+            self._pool = torch.cuda.graph_pool_handle()
 
     def warm_up(self, compute: Callable[[], object]) -> None:
-        """As ``Recorder`` says, on a stream of its own: one that computed cannot always be recorded."""
-        here, beside = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
-        beside.wait_stream(here)
-        with torch.cuda.stream(beside):
+        """As ``Recorder`` says, on the stream that records: the one that computes cannot."""
+        here = torch.cuda.current_stream(self._device)
+        self._beside.wait_stream(here)
+        with torch.cuda.stream(self._beside):
             for _ in range(_WARM_UPS):
                 compute()
-        here.wait_stream(beside)
+        here.wait_stream(self._beside)
 
     def record(self, compute: Callable[[], list[Tensor]]) -> Recording:
         """As ``Recorder`` says."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool):
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.stream(here),  # torch.cuda.graph does not go back to it where a capture fails
+            torch.cuda.graph(graph, pool=self._pool, stream=self._beside),
+        ):
             outputs = compute()
         return Recording(outputs, graph.replay)

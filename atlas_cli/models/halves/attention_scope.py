@@ -16,7 +16,7 @@ def is_causal(module: nn.Module) -> bool:
 def seen(causal: bool, places: Sequence[int], length: int, window: int | None, device: torch.device) -> Tensor:
     """Which of ``length`` tokens those at ``places`` see, (1, 1, Q, T): themselves and (``window`` - 1 of) those
     before, and of an encoder as many after."""
-    before = torch.tensor(places, device=device)[:, None] - torch.arange(length, device=device)
+    before = torch.tensor(places).to(device)[:, None] - torch.arange(length, device=device)
     far = before if causal else before.abs()
     sees = before >= 0 if causal else torch.ones_like(before, dtype=torch.bool)
     return (sees if window is None else sees & (far < window))[None, None]
