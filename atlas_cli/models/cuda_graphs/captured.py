@@ -59,18 +59,29 @@ class Captured:
     """
 
     def __init__(self, compute: Compute, like: Sequence[Tensor], recorder: Recorder, lane: Lane) -> None:
-        self._compute, self._lane = compute, lane
+        self._lane = lane
         self._inputs = [torch.zeros_like(t).requires_grad_(t.requires_grad) for t in like]
-        self._wanted = [t for t in self._inputs if t.requires_grad]
         # tensors of one dtype are filled in one call
         self._by_dtype = [
             [i for i, t in enumerate(self._inputs) if t.dtype == dtype] for dtype in {t.dtype for t in self._inputs}
         ]
-        self._live: Tensor | None = None
-        recorder.warm_up(self._once)
-        (self._output,), self._replay_forward = recorder.record(self._forward)
+        wanted, live = [t for t in self._inputs if t.requires_grad], list[Tensor]()
+
+        def both() -> None:
+            output = compute(self._inputs)
+            torch.autograd.grad(output, wanted, torch.zeros_like(output))
+
+        def forward() -> list[Tensor]:
+            live.append(compute(self._inputs))
+            return [live[0].detach()]
+
+        def backward() -> list[Tensor]:
+            return list(torch.autograd.grad(live.pop(), wanted, self._at_output))
+
+        recorder.warm_up(both)
+        (self._output,), self._replay_forward = recorder.record(forward)
         self._at_output = torch.zeros_like(self._output)
-        self._gradients, self._replay_backward = recorder.record(self._backward)
+        self._gradients, self._replay_backward = recorder.record(backward)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """What ``compute`` gives for ``inputs``: a tensor that the next call overwrites."""
@@ -96,19 +107,6 @@ class Captured:
         self._replay_backward()
         own = iter(torch._foreach_mul(self._gradients, 1))  # copies, in one call
         return [next(own) if t.requires_grad else None for t in self._inputs]
-
-    def _once(self) -> None:
-        output = self._compute(self._inputs)
-        torch.autograd.grad(output, self._wanted, torch.zeros_like(output))
-
-    def _forward(self) -> list[Tensor]:
-        self._live = self._compute(self._inputs)
-        return [self._live.detach()]
-
-    def _backward(self) -> list[Tensor]:
-        assert self._live is not None, "a forward comes first"
-        output, self._live = self._live, None
-        return list(torch.autograd.grad(output, self._wanted, self._at_output))
 
 
 def departure(captured: Captured, compute: Compute, inputs: Sequence[Tensor]) -> float:

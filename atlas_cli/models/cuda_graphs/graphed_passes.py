@@ -143,7 +143,7 @@ class _Padded:
         self.inputs = [positions, real_ST.to(positions.device), *rows, *factors]
         shapes = tuple((t.shape, t.dtype, t.requires_grad) for t in self.inputs)
         spans = tuple((path, tuple(spans)) for path, spans in self._spans.items())
-        self.key = id(of.half), tuple(self._names), spans, shapes
+        self.key = of.half, tuple(self._names), spans, shapes
         self.dtype = of.base.dtype
         self._seen: dict[tuple[bool, int | None], Tensor] = {}
 
