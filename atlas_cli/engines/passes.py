@@ -59,7 +59,7 @@ def passes(
         seen = {kind: i for i, kind in enumerate(dict.fromkeys(placed.values()))}
         order.sort(key=lambda client: seen[placed[client]])
     tokens = {client: batch.n_tokens for client, batch in batches.items()}
-    graphed = federation.graphs is not None
+    graphed = federation.graphs is not None and federation.graphs.active
     if graphed:  # whatever the lengths, the same clients share a pass in each step, and a graph serves it again
         longest = federation.config.training.max_length
         tokens = {client: len(batch.input_ids) * longest for client, batch in batches.items()}

@@ -221,7 +221,7 @@ class Bench:
         return self.atlas(dtype, "engine.compile=true")
 
     def replayed(self, dtype: str) -> dict[str, Any]:
-        """Atlas with passes that are replayed; it fails if any is not."""
+        """Atlas with passes that are replayed; it fails if any is not, beside the first of a shape."""
         before = self._before()
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             federation = build(self.experiment(dtype, "engine.cuda_graphs=true").config(Path(name)))

@@ -12,7 +12,7 @@ from atlas_cli.federation.batches import batch_of
 from atlas_cli.models.cuda_graphs.graphed_passes import GraphedPasses
 
 SGD = {"name": "sgd", "lr": 0.1}  # Adam makes a rounding error of a gradient near 0 as large as a step
-TRAINING = {"rounds": 3, "local_steps": 3, "client_optimizer": SGD, "server_optimizer": SGD}
+TRAINING = {"rounds": 4, "local_steps": 3, "client_optimizer": SGD, "server_optimizer": SGD}
 RANKS = {"clients": {"a": {"rank": {0: 4, 1: 1}}, "b": {"rank": {1: 3}}, "c": {"rank": {0: 2}}}}
 UPPER = {"clients": {c: {"rank": {1: 3}} for c in "abc"}, "engine": {"prefix_cache": "1 MiB"}}
 FAMILIES = ("gpt2", "llama", "mistral", "bert", "roberta", "distilbert")
@@ -30,6 +30,8 @@ CASES = [
     ("llama", {}, {"aggregation": {"method": "ravan", "options": {"heads": 2, "size": 4}}}, ALL),
     ("gpt2", {}, {"server": {"rank": 0}}, ALL),
     ("bert", {}, UPPER, ALL),
+    ("bert", {}, {"clients": {c: {"embedding": "rows"} for c in "abc"}}, ALL),
+    ("llama", {}, {"clients": {"a": {"embedding": "rows"}}}, ALL),
 ]
 
 
@@ -51,9 +53,8 @@ def test_a_run_whose_passes_are_replayed_is_the_run_without(
     assert_same_metrics(found.metrics, expected.metrics)
     figures = {"clients": ours.graphs.record(), "server": ours.server.graphs.record()}
     assert {who for who, each in figures.items() if each["replayed"]} == set(whose), figures
-    assert all(each["computed"] == 0 and "why" not in each for each in figures.values()), figures
-    for who in whose:  # one graph serves passes of several steps and rounds
-        assert figures[who]["graphs"] < figures[who]["replayed"]
+    for each in figures.values():  # the first pass of a shape is computed
+        assert each["graphs"] <= each["computed"] and "why" not in each, figures
 
 
 def test_clients_share_the_same_passes_in_each_step(make_federation, monkeypatch):

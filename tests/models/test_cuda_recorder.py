@@ -1,5 +1,6 @@
 """On which stream what is recorded is computed, in which order, and where a capture that fails leaves a run."""
 
+import warnings
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -46,6 +47,13 @@ class Told:
         assert device == CUDA
         yield
 
+    def get_sync_debug_mode(self):
+        return 0
+
+    def set_sync_debug_mode(self, mode):
+        warnings.warn("Synchronization debug mode is a prototype feature", UserWarning, stacklevel=1)
+        self.events.append({"error": "waiting is an error", 0: "waiting is as before"}[mode])
+
     def graph_pool_handle(self):
         return "pool"
 
@@ -67,7 +75,7 @@ class Told:
 def told(monkeypatch):
     def patched(fails=False):
         found = Told(fails)
-        for name in ("Stream", "current_stream", "stream", "device", "graph_pool_handle", "CUDAGraph", "graph"):
+        for name in (n for n in vars(Told) if not n.startswith("_")):
             monkeypatch.setattr(torch.cuda, name, getattr(found, name))
         return found
 
@@ -83,12 +91,27 @@ def test_what_computes_waits_for_a_warm_up_and_replays_what_another_stream_recor
     assert outputs == ["output"]
     assert found.events == [
         "recording waits for computing",
-        *["computed while recording"] * 3,
+        *["computed while recording"] * 2,
+        "waiting is an error",
+        "computed while recording",
+        "waiting is as before",
         "computing waits for recording",
         "capture in pool",
         "recorded while recording",
         "replay while computing",
     ]
+
+
+def test_what_waits_for_the_device_fails_before_a_capture(told):
+    found = told()
+
+    def waits():
+        if found.events[-1] == "waiting is an error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        CudaGraphs(CUDA).warm_up(waits)
+    assert found.events[-1] == "waiting is as before" and found.current == "computing"
 
 
 def test_a_capture_that_fails_leaves_the_stream_that_computes(told):

@@ -1,13 +1,14 @@
 """What CUDA graphs do, on a CPU: operators are recorded with the tensors that they read and wrote, and a replay calls
 them again on the same memory, without the Python that called them first. What a capture forbids is an error, too."""
 
+import weakref
 from collections.abc import Callable
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from atlas_cli.models.cuda_graphs.recorder import Recording
 
@@ -49,11 +50,14 @@ class Tape:
         with _Listening() as heard, patch("transformers.utils.import_utils.is_cuda_stream_capturing", lambda: True):
             outputs = compute()
         self.recordings += 1
+        made = {id(leaf) for *_, found in heard.calls for leaf in tree_leaves(found)}
+        calls = [(operator, *_weakly((args, kwargs), made), found) for operator, args, kwargs, found in heard.calls]
 
         @torch.no_grad()
         def replay() -> None:
             self.replays += 1
-            for operator, args, kwargs, before in heard.calls:
+            for operator, *given, before in calls:
+                args, kwargs = _strongly(given)
                 read = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if _held(leaf)}
                 now = operator(*args, **kwargs)
                 for old, new in zip(tree_leaves(before), tree_leaves(now), strict=True):
@@ -61,6 +65,20 @@ class Tape:
                         old.copy_(new)
 
         return Recording(outputs, replay)
+
+
+def _weakly(given: object, made: set[int]) -> object:
+    """With a weak reference in place of each tensor that was there before the recording: who captures keeps it."""
+    return tree_map_only(Tensor, lambda leaf: leaf if id(leaf) in made else weakref.ref(leaf), given)
+
+
+def _strongly(given: object) -> object:
+    def there(leaf: weakref.ref) -> Tensor:
+        found = leaf()
+        assert found is not None, "a replay reads memory that was given back"
+        return found
+
+    return tree_map_only(weakref.ref, there, given)
 
 
 def _held(leaf: object) -> bool:

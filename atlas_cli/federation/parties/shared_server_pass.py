@@ -110,8 +110,8 @@ def _hidden(
         return PassRows(base, half, segments(False), lengths, positions, {"inputs_embeds": rows_ND})
 
     last = base.n_layers - 1
-    if graphs is not None:  # whose shapes would otherwise depend on what is read
-        return graphs.run(through(base.server_half(cut))).index_select(0, read)
+    if graphs is not None and (found := graphs.replay(through(base.server_half(cut)))) is not None:
+        return found.index_select(0, read)
     if cut > last or 2 * len(read) > len(rows_ND):
         return through(base.server_half(cut)).compute().index_select(0, read)
     below = through(base.between(cut, last)).compute() if cut < last else rows_ND

@@ -50,7 +50,8 @@ class Captured:
     """``compute`` as it was recorded for inputs of these shapes.
 
     Args:
-        compute: gives one tensor that needs a gradient. Of its inputs it may use the values on the device alone.
+        compute: gives one tensor that needs a gradient. Of its inputs it may use the values on the device alone. What
+            else it reads has to stay where it is as long as this is used.
         like: inputs, of whose values none is looked at: it is recorded for zeros, so that what a recording took from
             values, and a replay therefore does not see change, is wrong for others.
 
@@ -60,19 +61,15 @@ class Captured:
 
     def __init__(self, compute: Compute, like: Sequence[Tensor], recorder: Recorder, lane: Lane) -> None:
         self._lane = lane
-        self._inputs = [torch.zeros_like(t).requires_grad_(t.requires_grad) for t in like]
-        # tensors of one dtype are filled in one call
-        self._by_dtype = [
-            [i for i, t in enumerate(self._inputs) if t.dtype == dtype] for dtype in {t.dtype for t in self._inputs}
-        ]
-        wanted, live = [t for t in self._inputs if t.requires_grad], list[Tensor]()
+        self._inputs = inputs = [torch.zeros_like(t).requires_grad_(t.requires_grad) for t in like]
+        wanted, live = [t for t in inputs if t.requires_grad], list[Tensor]()
 
         def both() -> None:
-            output = compute(self._inputs)
+            output = compute(inputs)
             torch.autograd.grad(output, wanted, torch.zeros_like(output))
 
         def forward() -> list[Tensor]:
-            live.append(compute(self._inputs))
+            live.append(compute(inputs))
             return [live[0].detach()]
 
         def backward() -> list[Tensor]:
@@ -82,6 +79,11 @@ class Captured:
         (self._output,), self._replay_forward = recorder.record(forward)
         self._at_output = torch.zeros_like(self._output)
         self._gradients, self._replay_backward = recorder.record(backward)
+        # tensors of one dtype are filled in one call
+        self._by_dtype = [
+            ([i for i, t in enumerate(inputs) if t.dtype == dtype], [t.detach() for t in inputs if t.dtype == dtype])
+            for dtype in {t.dtype for t in inputs}
+        ]
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """What ``compute`` gives for ``inputs``: a tensor that the next call overwrites."""
@@ -90,8 +92,8 @@ class Captured:
 
     def replay_forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, _Use]:
         """The output for these inputs, without a graph of autograd, and the use that its backward belongs to."""
-        for places in self._by_dtype:
-            torch._foreach_copy_([self._inputs[i].detach() for i in places], [inputs[i].detach() for i in places])
+        for places, held in self._by_dtype:
+            torch._foreach_copy_(held, [inputs[i].detach() for i in places])
         self._replay_forward()
         return self._output.detach(), self._lane.begin()
 
@@ -111,20 +113,29 @@ class Captured:
 
 def departure(captured: Captured, compute: Compute, inputs: Sequence[Tensor]) -> float:
     """How far a replay is from the computation itself, output and gradients: the largest difference of two tensors as a
-    share of the norm of what was computed; infinite for what is not finite."""
-    found, expected = _with_gradients(captured, inputs), _with_gradients(compute, inputs)
+    share of the norm of what was computed; infinite for what is not finite.
+
+    Inputs are moved a little first, so that none that is 0 hides what was captured of it.
+    """
+    moved = [t.detach() + 0.01 * _ramp(t) if t.is_floating_point() else t for t in inputs]
+    moved = [t.requires_grad_(like.requires_grad) for t, like in zip(moved, inputs, strict=True)]
+    found, expected = _with_gradients(captured, moved), _with_gradients(compute, moved)
     norms = torch.stack([torch.stack([(a - b).norm(), b.norm()]) for a, b in zip(found, expected, strict=True)]).cpu()
     shares = norms[:, 0] / norms[:, 1].clamp_min(torch.finfo(norms.dtype).tiny)
     return float(torch.nan_to_num(shares, nan=torch.inf).max())
 
 
 def _with_gradients(compute: Compute, inputs: Sequence[Tensor]) -> list[Tensor]:
-    leaves = [t.detach().clone().requires_grad_(t.requires_grad) for t in inputs]
-    wanted = [t for t in leaves if t.requires_grad]
-    output = compute(leaves)
-    gradient = torch.linspace(-1, 1, output.numel(), device=output.device, dtype=output.dtype).view_as(output)
-    found = torch.autograd.grad(output, wanted, gradient)
-    return [t.detach().float().clone() for t in (output, *found)]
+    wanted = [t for t in inputs if t.requires_grad]
+    output = compute(inputs)
+    found = [output, *torch.autograd.grad(output, wanted, _ramp(output))]
+    return [t.detach().to(torch.promote_types(t.dtype, torch.float32), copy=True) for t in found]
+
+
+def _ramp(like: Tensor) -> Tensor:
+    """Numbers from -1 to 1."""
+    found = torch.linspace(-1, 1, like.numel(), device=like.device, dtype=torch.float32)
+    return found.view(like.shape).to(like.dtype)
 
 
 class _Replay(torch.autograd.Function):

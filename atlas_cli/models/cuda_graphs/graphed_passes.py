@@ -2,8 +2,9 @@
 
 A graph is of one shape. Sequences are therefore padded to one length, a multiple of ``STEP``, and a graph is captured
 for each number of sequences of each adapter, shapes of adapters, and length. Adapters are inputs of a graph, so that
-clients of the same shapes share it. Before its first use a graph is held against the computation that it is of, on
-inputs other than those that it was captured with. What is not replayed is computed as it is without graphs.
+clients of the same shapes share it. A shape is captured when it comes a second time. Before its first use a graph is
+held against the computation that it is of, on inputs other than those that it was captured with. What is not replayed
+is computed as it is without graphs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from atlas_cli.notes import say
 
 STEP = 32  # tokens: of texts of up to 128 there are four lengths
 MOST = 64  # graphs of one party; each keeps its inputs, its output and its gradients
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of a replay
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of a replay
 
 
 class PassRows(NamedTuple):
@@ -59,24 +60,25 @@ class GraphedPasses:
     """The graphs of one party, the clients or the server, of which one pass is under way at a time.
 
     Attributes:
+        active: False once a pass could not be captured, or a replay was not what is computed.
         replayed, computed: the passes of either kind so far.
-        why: why passes were not replayed; None where all were.
+        why: why passes were not replayed, beside those that were the first of their shape; None where all were.
     """
 
     def __init__(self, recorder: Recorder) -> None:
-        self._recorder, self._lane = recorder, Lane()
+        self._recorder, self._lane, self._masks = recorder, Lane(), _Masks()
         self._captured: dict[Hashable, Captured] = {}
+        self._met: set[int] = set()
+        self._most = MOST
+        self.active = True
         self.replayed = self.computed = 0
         self.why: str | None = None
-        self._given_up = False
 
-    def run(self, rows: PassRows) -> Tensor:
-        """The hidden states (N, D)."""
-        found = self._replay(rows) if torch.is_grad_enabled() and not self._given_up else None
-        if found is None:
-            self.computed += 1
-            return rows.compute()
-        self.replayed += 1
+    def replay(self, rows: PassRows) -> Tensor | None:
+        """The hidden states (N, D); None where they have to be computed."""
+        found = self._replay(rows) if self.active and torch.is_grad_enabled() else None
+        self.replayed += found is not None
+        self.computed += found is None
         return found
 
     def record(self) -> dict[str, Any]:
@@ -85,37 +87,59 @@ class GraphedPasses:
         return figures if self.why is None else {**figures, "why": self.why}
 
     def _replay(self, rows: PassRows) -> Tensor | None:
-        padded = _Padded(rows)
+        if self._lane.busy:
+            self.why = self.why or "another pass was under way"
+            return None
+        padded = _Padded(rows, self._masks)
         if not any(t.requires_grad for t in padded.inputs):
             return None
-        if self._lane.busy:
-            self.why = "another pass was under way"
-            return None
-        captured = self._captured.get(padded.key)
-        if captured is None and len(self._captured) < MOST:
-            captured = self._capture(padded)
-        if captured is None:
-            self.why = self.why or f"there are {MOST} graphs, and it was of no shape among them"
-            return None
-        return captured(padded.inputs).index_select(0, padded.places)
+        captured = self._captured.get(padded.key) or self._capture(padded)
+        return None if captured is None else captured(padded.inputs).index_select(0, padded.places)
 
     def _capture(self, padded: _Padded) -> Captured | None:
-        """A graph of these shapes; None, and none of others either, where what it gives is not what is computed."""
+        """A graph of these shapes, from the second time on that they come: to capture costs some ten passes."""
+        if hash(padded.key) not in self._met:
+            self._met.add(hash(padded.key))
+            return None
+        if len(self._captured) >= self._most:
+            self.why = self.why or f"there are {self._most} graphs, and it was of no shape among them"
+            return None
         try:
             captured = Captured(padded.compute, padded.inputs, self._recorder, self._lane)
             apart = departure(captured, padded.compute, padded.inputs)
-        except RuntimeError as error:  # as an operator that needs a value on the CPU, or no memory left
-            self._give_up(f"it cannot be captured: {str(error).partition(chr(10))[0]}")
+        except torch.OutOfMemoryError as error:
+            self._most, self.why = len(self._captured), f"there was no memory for another graph: {_first_line(error)}"
+            say(f"warning: engine.cuda_graphs: no more than {self._most} graphs: {self.why}")
             return None
+        except Exception as error:  # as that of an operator that needs a value on the CPU
+            return self._give_up(f"it cannot be captured: {_first_line(error)}")
         if apart > TOLERANCE[padded.dtype]:
-            self._give_up(f"a replay was {apart:.1e} from what is computed")
-            return None
+            return self._give_up(f"a replay was {apart:.1e} from what is computed")
         self._captured[padded.key] = captured
         return captured
 
-    def _give_up(self, why: str) -> None:
-        self._given_up, self.why = True, why
+    def _give_up(self, why: str) -> Captured | None:
+        self.active, self.why = False, why
+        self._captured.clear()
         say(f"warning: engine.cuda_graphs: passes are computed from here on: {why}")
+        return None
+
+
+class _Masks:
+    """Which tokens of a sequence see which, (1, 1, T, T), by T, causality and window.
+
+    They stay where they are, as graphs read them there; none is made in a recording, as a warm-up comes before it.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, bool, int | None], Tensor] = {}
+
+    def get(self, length: int, device: torch.device, causal: bool, window: int | None) -> Tensor:
+        """That of sequences of ``length`` tokens."""
+        kind = length, causal, window
+        if kind not in self._made:
+            self._made[kind] = seen(causal, range(length), length, window, device)
+        return self._made[kind]
 
 
 class _Padded:
@@ -127,25 +151,26 @@ class _Padded:
         key: what two rows have in common that one graph serves.
     """
 
-    def __init__(self, of: PassRows) -> None:
+    def __init__(self, of: PassRows, masks: _Masks) -> None:
         self._base, self._half = of.base, of.half
-        self._length = -(-max(of.lengths) // STEP) * STEP
-        self._names = sorted(of.rows)
-        real_ST = torch.arange(self._length) < torch.tensor(of.lengths)[:, None]
+        length = -(-max(of.lengths) // STEP) * STEP
+        given = _looked_up(of)
+        self._names = sorted(given)
+        real_ST = torch.arange(length) < torch.tensor(of.lengths)[:, None]
         self.places = real_ST.flatten().nonzero().squeeze(1).to(of.positions.device)
-        segments = list(_whole_sequences(of.segments, of.lengths, self._length))
+        segments = list(_whole_sequences(of.segments, of.lengths, length))
         inside = set(of.half.modules())  # the server's adapters are on blocks below a client's later cut, too
         parts = {p: each for p, each in parts_of(segments).items() if of.base.model.get_submodule(p) in inside}
         self._spans = {path: [span for span, _ in each] for path, each in parts.items()}
         factors = [tensor for each in parts.values() for _, part in each for tensor in _factors(part)]
-        tokens = [of.positions, *(of.rows[name] for name in self._names)]
+        tokens = [of.positions, *(given[name] for name in self._names)]
         positions, *rows = (self._spread(t, real_ST.numel()) for t in tokens)
         self.inputs = [positions, real_ST.to(positions.device), *rows, *factors]
         shapes = tuple((t.shape, t.dtype, t.requires_grad) for t in self.inputs)
         spans = tuple((path, tuple(spans)) for path, spans in self._spans.items())
         self.key = of.half, tuple(self._names), spans, shapes
         self.dtype = of.base.dtype
-        self._seen: dict[tuple[bool, int | None], Tensor] = {}
+        self._sees = partial(masks.get, length, of.positions.device)
 
     def compute(self, inputs: Sequence[Tensor]) -> Tensor:
         """The hidden states (S * T, D), those of padding among them, of inputs of these shapes."""
@@ -161,13 +186,6 @@ class _Padded:
 
     def _spread(self, rows: Tensor, places: int) -> Tensor:
         return rows.new_zeros(places, *rows.shape[1:]).index_copy(0, self.places, rows)
-
-    def _sees(self, causal: bool, window: int | None) -> Tensor:
-        """Which tokens of a sequence see which, (1, 1, T, T); made at a first call, and none is made in a recording."""
-        if (causal, window) not in self._seen:
-            found = seen(causal, range(self._length), self._length, window, self.places.device)
-            self._seen[causal, window] = found
-        return self._seen[causal, window]
 
 
 def _within_sequences(
@@ -197,6 +215,23 @@ def _whole_sequences(segments: Sequence[Segment], lengths: Sequence[int], length
         while tokens > 0:
             tokens, sequences = tokens - next(left), sequences + 1
         yield Segment(adapters, sequences * length)
+
+
+def _looked_up(of: PassRows) -> Mapping[str, Tensor]:
+    """The rows, with embeddings in place of tokens where those are by the row: which of them are held is asked on the
+    CPU."""
+    if "input_ids" not in of.rows or of.base.embedding == "table":
+        return of.rows
+    others = {name: tensor for name, tensor in of.rows.items() if name != "input_ids"}
+    embedding = of.base.model.get_input_embeddings()  # type: ignore[operator]
+    return {**others, "inputs_embeds": embedding(of.rows["input_ids"]).detach()}
+
+
+def _first_line(error: BaseException) -> str:
+    """Of the error that came first: torch's own, that a capture did not end well, hides it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).partition("\n")[0]
 
 
 def _factors(part: LoRAAdapter | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-_WARM_UPS = 3  # before a recording, as torch.cuda.make_graphed_callables does: libraries choose their kernels then
+_WARM_UPS = 2  # and one more, as torch.cuda.make_graphed_callables has three: libraries choose their kernels then
 
 
 class Recording(NamedTuple):
@@ -57,15 +59,34 @@ class CudaGraphs:
         with torch.cuda.stream(self._beside):
             for _ in range(_WARM_UPS):
                 compute()
+            with _without_waiting():
+                compute()
         here.wait_stream(self._beside)
 
     def record(self, compute: Callable[[], list[Tensor]]) -> Recording:
         """As ``Recorder`` says."""
-        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
-        with (
-            torch.cuda.device(self._device),
-            torch.cuda.stream(here),  # torch.cuda.graph does not go back to it where a capture fails
-            torch.cuda.graph(graph, pool=self._pool, stream=self._beside),
-        ):
-            outputs = compute()
+        here = torch.cuda.current_stream(self._device)
+        # torch.cuda.graph does not go back to the stream that computes where a capture fails
+        with torch.cuda.device(self._device), torch.cuda.stream(here):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._beside):
+                outputs = compute()
         return Recording(outputs, graph.replay)
+
+
+@contextmanager
+def _without_waiting() -> Iterator[None]:
+    """Inside the block, operators that wait for the device are errors, as they are in a capture: one that fails leaves
+    more behind than this does."""
+    mode = torch.cuda.get_sync_debug_mode()
+    _set_mode("error")
+    try:
+        yield
+    finally:
+        _set_mode(mode)
+
+
+def _set_mode(mode: int | str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it does not detect all of them
+        torch.cuda.set_sync_debug_mode(mode)
