@@ -7,13 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.slow import slow
+from support.tape import Tape
 from support.toy_runs import TASKS, kinds, train, trained_parameters
 
 from atlas_cli.config.load import load_config
 from atlas_cli.config.schema.task_groups import DataConfig
 from atlas_cli.experiment.allocation import device_fit as fitting
 from atlas_cli.experiment.manifest_facts import licence_facts
+from atlas_cli.federation import build as building
 from atlas_cli.federation import loaded_experiment
+from atlas_cli.models.cuda_graphs.graphed_passes import GraphedPasses
 from atlas_cli.models.frozen import kernel_order as prepacked
 from atlas_cli.models.frozen.compile_blocks import compile_blocks
 from atlas_cli.models.frozen.kernel_order import available
@@ -186,6 +189,26 @@ def test_weights_in_order_are_counted_and_change_no_figure_but_by_rounding(confi
         a, b = (load_file(run.path / file.relative_to(plain.path)) for run in (plain, ordered))
         assert all(torch.allclose(a[name], b[name], rtol=0, atol=1e-4) for name in a)
     assert ordered.read_json("manifest.json")["base_unchanged"] is True
+
+
+@pytest.mark.slow
+def test_replayed_passes_are_counted_in_the_manifest_and_that_there_can_be_none_is_said(
+    config_file, monkeypatch, capsys
+):
+    """On a tape in place of CUDA graphs."""
+    path = config_file(training={"rounds": 4}, engine={"cuda_graphs": True})
+    plain = train(path)
+    assert "warning: engine.cuda_graphs does nothing: cpu has no CUDA graphs" in capsys.readouterr().out
+    assert "cuda_graphs" not in plain.read_json("manifest.json").get("engine", {})
+    monkeypatch.setattr(building, "graphed_passes", lambda _: GraphedPasses(Tape()))
+    replayed = train(path)
+    assert "engine.cuda_graphs does nothing" not in capsys.readouterr().out
+    counted = replayed.read_json("manifest.json")["engine"]["cuda_graphs"]
+    assert counted.keys() == {"clients", "server"}
+    assert all(each["replayed"] > 0 and "why" not in each for each in counted.values())
+    for file in plain.path.glob("adapters/groups/*/*.safetensors"):
+        a, b = (load_file(run.path / file.relative_to(plain.path)) for run in (plain, replayed))
+        assert all(torch.allclose(a[name], b[name], rtol=0, atol=1e-4) for name in a)
 
 
 @pytest.mark.slow
