@@ -38,5 +38,5 @@ def test_more_clients_call_no_layer_more_often(make_federation):
     for found in (few, many):
         assert found["attend_in_groups"] == blocks
         assert found["add_low_rank"] == adapted
-        assert found["attached_segments"] == 4  # the clients' half, the server's, and the two parts of its last block
+        assert found["attached_parts"] == 2 * 2  # to the clients' half and the server's: begun and ended
     assert sum(many.values()) - sum(few.values()) <= 300 * len(others)  # of 1,331 in all with three clients
