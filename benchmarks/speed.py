@@ -1,7 +1,7 @@
 """atlas beside other ways to do the same training, side by side in one run.
 
     python benchmarks/speed.py --quick                        about 8 minutes on 2 CPU cores
-    python benchmarks/speed.py                                about 40 minutes: more sizes, more turns
+    python benchmarks/speed.py                                about an hour: more sizes, more turns
     python benchmarks/speed.py --only trainer products        some of the comparisons
     python benchmarks/speed.py --set engine.fuse=off          with changes to the config of all of them
     python benchmarks/speed.py --flower flower-env            with Flower, in an environment that is made there
