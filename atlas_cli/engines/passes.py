@@ -16,6 +16,7 @@ from typing import NamedTuple
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.prefix_setup import SHOWN
 from atlas_cli.models.halves.real_tokens import worth
 from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.printable import listed
@@ -23,7 +24,6 @@ from atlas_cli.seeding import numpy_generator
 
 PASS_TOKENS = 512  # torch's own product of 320 rows has 96 % of the rate of one of 1,024; a pass' graphs live together
 PASSES_A_PROCESS = 2  # at least, of several processes: while one is with the server, the other is computed
-SHOWN = 12  # clients that a sentence names
 GRAPHED_PLACES = 2048  # of a pass that is replayed on a GPU, with all texts as long as they may be
 FULL_WIDTH = 768  # hidden size from which that is so; of a narrower model, what is around the products counts for more
 

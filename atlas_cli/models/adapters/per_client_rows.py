@@ -78,5 +78,9 @@ def attached_segments(base: nn.Module, segments: Sequence[Segment]) -> AbstractC
 
 
 def _spans(parts: Sequence[Part]) -> tuple[list[Span], list[Tensor]]:
-    factors = [f for _, part in parts for f in (part.factors() if isinstance(part, LoRAAdapter) else part)]
-    return [span for span, _ in parts], factors
+    return [span for span, _ in parts], [factor for _, part in parts for factor in factors_of(part)]
+
+
+def factors_of(part: LoRAAdapter | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """A (r, d_in) and B (d_out, r) of an adapter or a pair."""
+    return part.factors() if isinstance(part, LoRAAdapter) else part

@@ -18,8 +18,14 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from atlas_cli.models.adapters.add_low_rank import Span
-from atlas_cli.models.adapters.lora import LoRAAdapter
-from atlas_cli.models.adapters.per_client_rows import Part, Segment, attached_parts, attached_segments, parts_of
+from atlas_cli.models.adapters.per_client_rows import (
+    Part,
+    Segment,
+    attached_parts,
+    attached_segments,
+    factors_of,
+    parts_of,
+)
 from atlas_cli.models.cuda_graphs.captured import Captured, Lane, departure
 from atlas_cli.models.cuda_graphs.recorder import CudaGraphs, Recorder
 from atlas_cli.models.frozen.load import FrozenBase
@@ -162,7 +168,7 @@ class _Padded:
         inside = set(of.half.modules())  # the server's adapters are on blocks below a client's later cut, too
         parts = {p: each for p, each in parts_of(segments).items() if of.base.model.get_submodule(p) in inside}
         self._spans = {path: [span for span, _ in each] for path, each in parts.items()}
-        factors = [tensor for each in parts.values() for _, part in each for tensor in _factors(part)]
+        factors = [tensor for each in parts.values() for _, part in each for tensor in factors_of(part)]
         tokens = [of.positions, *(given[name] for name in self._names)]
         positions, *rows = (self._spread(t, real_ST.numel()) for t in tokens)
         self.inputs = [positions, real_ST.to(positions.device), *rows, *factors]
@@ -232,10 +238,6 @@ def _first_line(error: BaseException) -> str:
     while error.__context__ is not None:
         error = error.__context__
     return str(error).partition("\n")[0]
-
-
-def _factors(part: LoRAAdapter | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return part.factors() if isinstance(part, LoRAAdapter) else part
 
 
 def _pairs(spans: Sequence[Span], factors: Iterator[Tensor]) -> Iterator[Part]:
